@@ -1,0 +1,402 @@
+//! Attention: one struct for every model, one function for every score.
+
+use crate::{
+    AnyNorm, AnyPosition, Init, KvCache, Linear, Lowered, Module, Norm, Param, Position, Result, call, math,
+    position::Angles, tap,
+};
+use mlx_rs::{Array, fast, ops};
+
+/// What a call lends to every layer: where the tokens stand and what they may see.
+#[derive(Clone, Copy)]
+pub struct At<'a> {
+    /// The rope's tables for the queries of this call.
+    pub angles: Option<&'a Angles>,
+    /// The mask of this call.
+    pub mask: &'a Lowered,
+}
+
+/// Where queries, keys and values come from; a checkpoint's grouping is kept, because it is what its adapters name.
+pub enum Qkv {
+    /// Three projections.
+    Separate {
+        /// `[H·D, in]`.
+        q: Linear,
+        /// `[Hkv·D, in]`.
+        k: Linear,
+        /// `[Hkv·D, in]`.
+        v: Linear,
+    },
+    /// One projection, cut after the product: queries, keys, values.
+    Fused {
+        /// `[(H + 2·Hkv)·D, in]`.
+        qkv: Linear,
+    },
+    /// Queries, and one projection for keys and values.
+    KeyValue {
+        /// `[H·D, in]`.
+        q: Linear,
+        /// `[2·Hkv·D, in]`.
+        kv: Linear,
+    },
+    /// Keys are values.
+    KeyIsValue {
+        /// `[H·D, in]`.
+        q: Linear,
+        /// `[Hkv·D, in]`.
+        k: Linear,
+    },
+    /// Keys and values are another layer's: its state holds them.
+    Shared {
+        /// `[H·D, in]`.
+        q: Linear,
+    },
+}
+
+impl Module for Qkv {
+    fn each<'a>(&'a self, f: &mut dyn FnMut(&str, &'a dyn Module)) {
+        match self {
+            Self::Separate { q, k, v } => {
+                f("q", q);
+                f("k", k);
+                f("v", v);
+            }
+            Self::Fused { qkv } => f("qkv", qkv),
+            Self::KeyValue { q, kv } => {
+                f("q", q);
+                f("kv", kv);
+            }
+            Self::KeyIsValue { q, k } => {
+                f("q", q);
+                f("k", k);
+            }
+            Self::Shared { q } => f("q", q),
+        }
+    }
+    fn each_mut(&mut self, f: &mut dyn FnMut(&str, &mut dyn Module)) {
+        match self {
+            Self::Separate { q, k, v } => {
+                f("q", q);
+                f("k", k);
+                f("v", v);
+            }
+            Self::Fused { qkv } => f("qkv", qkv),
+            Self::KeyValue { q, kv } => {
+                f("q", q);
+                f("kv", kv);
+            }
+            Self::KeyIsValue { q, k } => {
+                f("q", q);
+                f("k", k);
+            }
+            Self::Shared { q } => f("q", q),
+        }
+    }
+}
+
+/// Queries, and keys and values unless another layer has them: `[B, L, H·D]` each.
+struct Projected {
+    q: Array,
+    kv: Option<(Array, Array)>,
+}
+
+/// Queries `[B, L, H, D]` and keys `[B, L, Hkv, D]` after their norms and rotation; observed as `rotated#q`, `#k`.
+struct Rotated {
+    q: Array,
+    k: Array,
+}
+crate::observed! { Rotated { q, k } }
+
+impl Qkv {
+    /// Three separate projections.
+    pub fn separate(sizes: &Heads, input: i32, bias: bool, init: &mut Init) -> Result<Self> {
+        let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
+        Ok(Self::Separate {
+            q: Linear::new(input, queries, bias, init)?,
+            k: Linear::new(input, keys, bias, init)?,
+            v: Linear::new(input, keys, bias, init)?,
+        })
+    }
+
+    fn project(&self, x: &Array, context: &Array, sizes: &Heads) -> Result<Projected> {
+        let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
+        // Field names are the path, so each arm calls its fields by name.
+        struct Three<'a> {
+            q: &'a Linear,
+            k: &'a Linear,
+            v: &'a Linear,
+        }
+        struct Two<'a> {
+            q: &'a Linear,
+            kv: &'a Linear,
+        }
+        struct One<'a> {
+            qkv: &'a Linear,
+        }
+        match self {
+            Self::Separate { q, k, v } => {
+                let part = Three { q, k, v };
+                let q = call!(part.q.forward(x))?;
+                let k = call!(part.k.forward(context))?;
+                Ok(Projected { q, kv: Some((k, call!(part.v.forward(context))?)) })
+            }
+            Self::Fused { qkv } => {
+                let part = One { qkv };
+                let all = call!(part.qkv.forward(x))?;
+                let cut = |start, length| math::slice(&all, -1, start, start + length);
+                let kv = (cut(queries, keys)?, cut(queries + keys, keys)?);
+                Ok(Projected { q: cut(0, queries)?, kv: Some(kv) })
+            }
+            Self::KeyValue { q, kv } => {
+                let part = Two { q, kv };
+                let q = call!(part.q.forward(x))?;
+                Ok(Projected { q, kv: Some(math::halves(&call!(part.kv.forward(context))?)?) })
+            }
+            Self::KeyIsValue { q, k } => {
+                let part = Three { q, k, v: k };
+                let q = call!(part.q.forward(x))?;
+                let k = call!(part.k.forward(context))?;
+                Ok(Projected { q, kv: Some((k.clone(), k)) })
+            }
+            Self::Shared { q } => {
+                let part = Three { q, k: q, v: q };
+                Ok(Projected { q: call!(part.q.forward(x))?, kv: None })
+            }
+        }
+    }
+}
+
+/// How many heads of what size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Heads of queries, H.
+    pub heads: i32,
+    /// Heads of keys and values, Hkv, which divides H: grouped-query attention.
+    pub kv_heads: i32,
+    /// Features a head, D.
+    pub head_dim: i32,
+}
+
+/// `softmax(q kᵀ · scale + mask) v` over heads, with everything around it that models differ in
+/// (<https://arxiv.org/abs/1706.03762>; grouped queries <https://arxiv.org/abs/2305.13245>).
+pub struct Attention<N = AnyNorm, P = AnyPosition> {
+    /// The projections in.
+    pub qkv: Qkv,
+    /// The projection out, `[out, H·D]`.
+    pub o: Linear,
+    /// On queries `[B, L, H, D]`.
+    pub q_norm: N,
+    /// On keys `[B, L, Hkv, D]`.
+    pub k_norm: N,
+    /// On queries and keys after the norms.
+    pub position: P,
+    /// `[H]`: a learned score that no key has, which takes a share of the softmax (<https://arxiv.org/abs/2309.17453>).
+    pub sinks: Option<Param>,
+    /// The sizes of the heads.
+    pub sizes: Heads,
+    /// What scores are multiplied by and bounded to.
+    pub score: Score,
+}
+
+impl<N: Norm, P: Position> Module for Attention<N, P> {
+    fn each<'a>(&'a self, f: &mut dyn FnMut(&str, &'a dyn Module)) {
+        self.qkv.each(f);
+        f("o", &self.o);
+        f("q_norm", &self.q_norm);
+        f("k_norm", &self.k_norm);
+        f("position", &self.position);
+        f("sinks", &self.sinks);
+    }
+    fn each_mut(&mut self, f: &mut dyn FnMut(&str, &mut dyn Module)) {
+        self.qkv.each_mut(f);
+        f("o", &mut self.o);
+        f("q_norm", &mut self.q_norm);
+        f("k_norm", &mut self.k_norm);
+        f("position", &mut self.position);
+        f("sinks", &mut self.sinks);
+    }
+}
+
+impl<N: Norm, P: Position> Attention<N, P> {
+    /// Self-attention: `x` `[B, L, in]` → `[B, L, out]`. With a state, keys and values of earlier calls are seen too.
+    pub fn forward(&self, x: &Array, at: &At, state: Option<&mut KvCache>) -> Result<Array> {
+        let [q, k, v] = self.heads(x, x, at, state)?;
+        let sinks = self.sinks.as_ref().map(Param::get);
+        let y = attend(&q, &k, &v, at.mask, &self.score, sinks.as_ref())?;
+        let y = {
+            let _scope = tap::enter(&[&"attended"]);
+            tap::offer(y)
+        };
+        call!(self.o.forward(&y))
+    }
+
+    /// Queries `[B, L, H, D]`, keys and values `[B, S, Hkv, D]`, normalised, rotated and joined with the state: what
+    /// joint attention gathers from several streams.
+    pub fn heads(&self, x: &Array, context: &Array, at: &At, state: Option<&mut KvCache>) -> Result<[Array; 3]> {
+        let Projected { q, kv } = self.qkv.project(x, context, &self.sizes)?;
+        let q = self.rotated(q, self.sizes.heads, at, true)?;
+        let Some((k, v)) = kv else {
+            let (k, v) = KvCache::borrowed(state)?;
+            return Ok([q, k, v]);
+        };
+        let k = self.rotated(k, self.sizes.kv_heads, at, false)?;
+        let Rotated { q, k } = {
+            let _scope = tap::enter(&[&"rotated"]);
+            tap::offer(Rotated { q, k })
+        };
+        let v = split_heads(&v, self.sizes.kv_heads)?;
+        let (k, v) = match state {
+            Some(state) => state.update(k, v)?,
+            None => (k, v),
+        };
+        Ok([q, k, v])
+    }
+
+    fn rotated(&self, x: Array, heads: i32, at: &At, query: bool) -> Result<Array> {
+        let x = split_heads(&x, heads)?;
+        let x = if query { call!(self.q_norm.forward(&x)) } else { call!(self.k_norm.forward(&x)) };
+        self.position.rotate(&x?, at)
+    }
+}
+
+/// `[B, L, H·D]` → `[B, L, H, D]`.
+fn split_heads(x: &Array, heads: i32) -> Result<Array> {
+    Ok(x.reshape(&[x.dim(0), x.dim(1), heads, -1])?)
+}
+
+/// What happens to scores before the softmax.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Score {
+    /// What `q kᵀ` is multiplied by, `1/√D` in the paper.
+    pub scale: f32,
+    /// `c tanh(score / c)` bounds scores to ±c (<https://arxiv.org/abs/2408.00118>).
+    pub softcap: Option<f32>,
+}
+
+impl Score {
+    /// `1/√D`, not bounded.
+    pub fn of(head_dim: i32) -> Self {
+        Self { scale: (head_dim as f32).sqrt().recip(), softcap: None }
+    }
+}
+
+/// `softmax(q kᵀ · scale + mask) v`: queries `[B, L, H, D]`, keys and values `[B, S, Hkv, D]` → `[B, L, H·D]`.
+///
+/// `sinks` `[H]` are scores of a key without a value. A query that sees no key gets a finite value.
+///
+/// # Errors
+/// When shapes do not fit, or Hkv does not divide H.
+pub fn attend(q: &Array, k: &Array, v: &Array, mask: &Lowered, score: &Score, sinks: Option<&Array>) -> Result<Array> {
+    let [q, k, v] = [q, k, v].map(|x| x.transpose_axes(&[0, 2, 1, 3]));
+    let (q, k, v) = (q?, k?, v?);
+    let y = match score.softcap {
+        None => {
+            let sinks = sinks.map(|sinks| sinks.as_dtype(q.dtype())).transpose()?;
+            fast::scaled_dot_product_attention(&q, &k, &v, score.scale, mask.for_sdpa(), sinks.as_ref())?
+        }
+        Some(cap) => bounded(&q, &k, &v, mask, score.scale, cap, sinks)?,
+    };
+    let merged = y.transpose_axes(&[0, 2, 1, 3])?;
+    Ok(merged.reshape(&[merged.dim(0), merged.dim(1), -1])?)
+}
+
+/// The same with bounded scores, which MLX's fused kernels do not have; heads first.
+fn bounded(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    mask: &Lowered,
+    scale: f32,
+    cap: f32,
+    sinks: Option<&Array>,
+) -> Result<Array> {
+    let (batch, heads, queries, dim) = (q.dim(0), q.dim(1), q.dim(2), q.dim(3));
+    let (kv_heads, keys) = (k.dim(1), k.dim(2));
+    let shape = [batch, kv_heads, heads / kv_heads.max(1), queries, dim];
+    let grouped = math::scaled(q, scale.into())?.reshape(&shape)?;
+    let scores = grouped.matmul(k.expand_dims(2)?.transpose_axes(&[0, 1, 2, 4, 3])?)?;
+    let scores = math::scaled(&ops::tanh(&math::scaled(&scores, 1.0 / f64::from(cap))?)?, cap.into())?;
+    let mut scores = scores.reshape(&[batch, heads, queries, keys])?;
+    if let Some(mask) = mask.additive(queries, keys, q.dtype())? {
+        scores = math::add(&scores, &mask)?;
+    }
+    if let Some(sinks) = sinks {
+        let sinks = sinks.as_dtype(q.dtype())?.reshape(&[1, heads, 1, 1])?;
+        scores = ops::concatenate(&[ops::broadcast_to(sinks, &[batch, heads, queries, 1])?, scores], -1)?;
+    }
+    let mut weights = ops::softmax_axis(&scores, -1, true)?;
+    if sinks.is_some() {
+        weights = math::slice(&weights, -1, 1, keys + 1)?;
+    }
+    let weights = weights.reshape(&[batch, kv_heads, heads / kv_heads.max(1), queries, keys])?;
+    Ok(weights.matmul(v.expand_dims(2)?)?.reshape(&[batch, heads, queries, -1])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Mask;
+    use mlx_rs::Dtype;
+
+    fn difference(a: &Array, b: &Array) -> f32 {
+        let worst = math::subtract(a, b).unwrap().abs().unwrap().max(None).unwrap();
+        math::read::<f32>(&worst).unwrap()[0]
+    }
+
+    fn qkv(heads: i32, kv_heads: i32) -> [Array; 3] {
+        let mut init = Init::default();
+        [(3, heads), (5, kv_heads), (5, kv_heads)]
+            .map(|(length, heads)| init.normal(&[2, length, heads, 8], 1.0).unwrap().get())
+    }
+
+    #[test]
+    fn a_distant_cap_changes_nothing() {
+        let [q, k, v] = qkv(6, 2);
+        let sinks = Init::default().normal(&[6], 1.0).unwrap().get();
+        for mask in [Mask::none(), Mask::causal(), Mask::sliding(2)] {
+            let mask = mask.lower(3, 5, Dtype::Float32).unwrap();
+            for sinks in [None, Some(&sinks)] {
+                let free = Score::of(8);
+                let capped = Score { softcap: Some(1e4), ..free };
+                let free = attend(&q, &k, &v, &mask, &free, sinks).unwrap();
+                let capped = attend(&q, &k, &v, &mask, &capped, sinks).unwrap();
+                assert!(difference(&free, &capped) < 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn a_query_that_sees_nothing_gets_a_finite_value() {
+        let [q, k, v] = qkv(2, 2);
+        let nothing = Array::zeros::<bool>(&[3, 5]).unwrap();
+        let mask = Mask::none().visible(nothing).lower(3, 5, Dtype::Float32).unwrap();
+        for softcap in [None, Some(30.0)] {
+            let score = Score { softcap, ..Score::of(8) };
+            let y = attend(&q, &k, &v, &mask, &score, None).unwrap();
+            assert!(math::is_finite(&y).unwrap());
+        }
+    }
+
+    #[test]
+    fn fused_projections_equal_separate_ones() {
+        let mut init = Init::default();
+        let sizes = Heads { heads: 4, kv_heads: 2, head_dim: 8 };
+        let separate = Qkv::separate(&sizes, 16, false, &mut init).unwrap();
+        let Qkv::Separate { q, k, v } = &separate else { panic!("separate") };
+        let weight = |linear: &Linear| crate::params(linear)["weight"].get();
+        let dense = |parts: &[Array]| {
+            let mut linear = Linear::new(1, 1, false, &mut Init::default()).unwrap();
+            linear.weight = crate::Weight::Dense(Param::new(ops::concatenate(parts, 0).unwrap()));
+            linear
+        };
+        let fused = Qkv::Fused { qkv: dense(&[weight(q), weight(k), weight(v)]) };
+        let key_value = Qkv::KeyValue { q: dense(&[weight(q)]), kv: dense(&[weight(k), weight(v)]) };
+        let x = init.normal(&[1, 3, 16], 1.0).unwrap().get();
+        let expected = separate.project(&x, &x, &sizes).unwrap();
+        for other in [fused, key_value] {
+            let found = other.project(&x, &x, &sizes).unwrap();
+            assert!(difference(&expected.q, &found.q) < 1e-6);
+            let ((k, v), (other_k, other_v)) = (expected.kv.as_ref().unwrap(), found.kv.as_ref().unwrap());
+            assert!(difference(k, other_k) < 1e-6 && difference(v, other_v) < 1e-6);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Transformer blocks.
+
+use crate::{AnyFfn, AnyNorm, AnyPosition, At, Attention, Ffn, KvCache, Norm, Position, Result, call, math};
+use mlx_rs::Array;
+
+/// The pre-norm transformer block: `x ← x + attn(norm1(x))`, then `x ← x + ffn(norm2(x))`
+/// (<https://arxiv.org/abs/2002.04745>).
+///
+/// ```
+/// use framework::*;
+/// let mut init = Init::default();
+/// let sizes = Heads { heads: 4, kv_heads: 2, head_dim: 8 };
+/// let rope = Rope::new(8, 10_000.0, Layout::HalfSplit);
+/// let block: Block = Block {
+///     norm1: AnyNorm::Rms(RmsNorm::new(32, 1e-6, &mut init)?),
+///     attn: Attention {
+///         qkv: Qkv::separate(&sizes, 32, false, &mut init)?,
+///         o: Linear::new(32, 32, false, &mut init)?,
+///         q_norm: AnyNorm::None,
+///         k_norm: AnyNorm::None,
+///         position: AnyPosition::Rope(rope.clone()),
+///         sinks: None,
+///         sizes,
+///         score: Score::of(8),
+///     },
+///     norm2: AnyNorm::Rms(RmsNorm::new(32, 1e-6, &mut init)?),
+///     ffn: AnyFfn::Glu(Glu::new(32, 64, Activation::Silu, false, &mut init)?),
+/// };
+/// let x = init.normal(&[1, 5, 32], 1.0)?.get();
+/// let angles = rope.angles(&Positions::range(0, 5))?;
+/// let mask = Mask::causal().lower(5, 5, x.dtype())?;
+/// let y = block.forward(&x, &At { angles: Some(&angles), mask: &mask }, None)?;
+/// assert_eq!(y.shape(), [1, 5, 32]);
+/// # Ok::<(), framework::Error>(())
+/// ```
+pub struct Block<F = AnyFfn, N = AnyNorm, P = AnyPosition> {
+    /// Before attention.
+    pub norm1: N,
+    /// Tokens exchange.
+    pub attn: Attention<N, P>,
+    /// Before the feed-forward network.
+    pub norm2: N,
+    /// Tokens compute.
+    pub ffn: F,
+}
+crate::module! { impl[F: Ffn, N: Norm, P: Position] Block<F, N, P> { norm1, attn, norm2, ffn } }
+
+impl<F: Ffn, N: Norm, P: Position> Block<F, N, P> {
+    /// `[B, L, D]` → `[B, L, D]`; with a state, earlier calls are seen too.
+    pub fn forward(&self, x: &Array, at: &At, state: Option<&mut KvCache>) -> Result<Array> {
+        let h = call!(self.norm1.forward(x))?;
+        let x = math::add(x, &call!(self.attn.forward(&h, at, state))?)?;
+        let h = call!(self.norm2.forward(&x))?;
+        math::add(&x, &call!(self.ffn.forward(&h))?)
+    }
+}

@@ -1,0 +1,38 @@
+//! Generic blocks for generative models on [MLX](https://github.com/ml-explore/mlx): composed, exact, small.
+//!
+//! A model is a tree of [`Module`]s. The name of a field is the path of its parameters, of its adapters, of its taps
+//! and of its errors; everything generic (loading, saving, counting, quantising, observing) is a walk over that tree.
+//! Nothing here knows a model's name.
+
+mod attention;
+mod block;
+mod cache;
+mod embedding;
+mod error;
+mod ffn;
+mod linear;
+mod mask;
+pub mod math;
+mod module;
+mod norm;
+mod param;
+mod position;
+pub mod sample;
+mod storage;
+pub mod tap;
+pub mod weights;
+
+pub use attention::{At, Attention, Heads, Qkv, Score, attend};
+pub use block::Block;
+pub use cache::KvCache;
+pub use embedding::Embedding;
+pub use error::{Error, Result};
+pub use ffn::{Activation, AnyFfn, Ffn, Glu, Mlp};
+pub use linear::{Adapter, Linear, on_linears};
+pub use mask::{Lowered, Mask};
+pub use mlx_rs::{Array, Dtype};
+pub use module::{Leaf, LeafMut, Module, params, walk, walk_mut};
+pub use norm::{AnyNorm, GroupNorm, LayerNorm, Norm, RmsNorm};
+pub use param::{Init, Param};
+pub use position::{Angle, Angles, AnyPosition, Axes, Layout, Position, Positions, Rope, Scaling};
+pub use storage::{Affine, Weight};

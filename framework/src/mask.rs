@@ -1,0 +1,219 @@
+//! Which keys a query sees.
+
+use crate::{Error, Result, math};
+use mlx_rs::{Array, Dtype, fast::ScaledDotProductAttentionMask, ops};
+
+/// What a call allows its queries to see: the conjunction of the parts that are set, plus a bias.
+///
+/// Queries are the newest of the keys: with L queries and S keys, query `i` stands at key `S − L + i`.
+///
+/// ```
+/// use framework::{Dtype, Lowered, Mask, math};
+/// let padding = math::array(&[false, true, true], &[1, 3])?;
+/// let mask = Mask::causal().keys(padding);
+/// assert!(matches!(mask.lower(3, 3, Dtype::Float32)?, Lowered::Additive(_)));
+/// assert!(matches!(Mask::causal().lower(1, 9, Dtype::Float32)?, Lowered::None));
+/// # Ok::<(), framework::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Mask {
+    causal: bool,
+    window: Option<i32>,
+    keys: Option<Array>,
+    segments: Option<(Array, Array)>,
+    visible: Option<Array>,
+    bias: Option<Array>,
+}
+
+impl Mask {
+    /// Every query sees every key.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// A query sees the keys up to its own position.
+    pub fn causal() -> Self {
+        Self { causal: true, ..Self::default() }
+    }
+
+    /// A query sees the `window` newest keys up to its own position.
+    pub fn sliding(window: i32) -> Self {
+        Self { causal: true, window: Some(window), ..Self::default() }
+    }
+
+    /// Queries see keys of their own segment only: block-diagonal. `queries` `[B, L]`, `keys` `[B, S]`, integers.
+    #[must_use]
+    pub fn blocks(self, queries: Array, keys: Array) -> Self {
+        Self { segments: Some((queries, keys)), ..self }
+    }
+
+    /// Only the keys that are true (or not 0) in `keys` `[B, S]` are seen: padding.
+    #[must_use]
+    pub fn keys(self, keys: Array) -> Self {
+        Self { keys: Some(keys), ..self }
+    }
+
+    /// Only what is true in `visible`, which broadcasts to `[B, H, L, S]`.
+    #[must_use]
+    pub fn visible(self, visible: Array) -> Self {
+        Self { visible: Some(visible), ..self }
+    }
+
+    /// `bias` is added to the scores; it broadcasts to `[B, H, L, S]`.
+    #[must_use]
+    pub fn bias(self, bias: Array) -> Self {
+        Self { bias: Some(bias), ..self }
+    }
+
+    /// The mask for `queries` newest of `keys` positions, ready for attention in `dtype`. Build it once a call.
+    ///
+    /// What is hidden gets a finite minimum: MLX answers NaN to a row of −∞.
+    pub fn lower(&self, queries: i32, keys: i32, dtype: Dtype) -> Result<Lowered> {
+        let window = self.window.filter(|&window| window < keys);
+        if window.is_some_and(|window| window < 1) {
+            return Err(Error::argument("window", "a sliding window holds at least 1 key"));
+        }
+        let plain = self.keys.is_none() && self.segments.is_none() && self.visible.is_none() && self.bias.is_none();
+        if plain && window.is_none() {
+            let alone = !self.causal || queries == 1;
+            return Ok(if alone { Lowered::None } else { Lowered::Causal });
+        }
+        let mut visible = self.visible.as_ref().map(truth).transpose()?;
+        if self.causal {
+            narrow(&mut visible, triangle(queries, keys, window)?)?;
+        }
+        if let Some(keys) = &self.keys {
+            narrow(&mut visible, truth(keys)?.expand_dims_axes(&[1, 2])?)?;
+        }
+        if let Some((queries, keys)) = &self.segments {
+            let same = queries.expand_dims(-1)?.eq(keys.expand_dims(-2)?)?;
+            narrow(&mut visible, same.expand_dims(1)?)?;
+        }
+        let bias = self.bias.as_ref().map(|bias| bias.as_dtype(dtype)).transpose()?;
+        let additive = match (visible, bias) {
+            (Some(visible), Some(bias)) => ops::select(visible, bias, hidden(dtype)?)?,
+            (Some(visible), None) => ops::select(visible, math::scalar(0.0, dtype)?, hidden(dtype)?)?,
+            (None, Some(bias)) => bias,
+            (None, None) => return Ok(Lowered::None),
+        };
+        // −∞ in a bias that a caller made would be NaN in a row that is hidden whole.
+        Ok(Lowered::Additive(ops::maximum(additive, hidden(dtype)?)?))
+    }
+}
+
+/// A mask in the form that attention takes; lent to every layer of a call.
+#[derive(Clone, Debug)]
+pub enum Lowered {
+    /// Everything is seen.
+    None,
+    /// Causal, aligned at the newest key.
+    Causal,
+    /// Added to the scores; broadcasts to `[B, H, L, S]`.
+    Additive(Array),
+}
+
+impl Lowered {
+    pub(crate) fn for_sdpa(&self) -> Option<ScaledDotProductAttentionMask<'_>> {
+        match self {
+            Self::None => None,
+            Self::Causal => Some(ScaledDotProductAttentionMask::Causal),
+            Self::Additive(mask) => Some(ScaledDotProductAttentionMask::Array(mask)),
+        }
+    }
+
+    /// As an array to add to scores of L queries over S keys, or nothing.
+    pub(crate) fn additive(&self, queries: i32, keys: i32, dtype: Dtype) -> Result<Option<Array>> {
+        match self {
+            Self::None => Ok(None),
+            Self::Additive(mask) => Ok(Some(mask.clone())),
+            Self::Causal => {
+                let visible = triangle(queries, keys, None)?;
+                let mask = ops::select(visible, math::scalar(0.0, dtype)?, hidden(dtype)?)?;
+                Ok(Some(mask))
+            }
+        }
+    }
+}
+
+/// The score of what is hidden: as low as the dtype goes with room for a score on top.
+fn hidden(dtype: Dtype) -> Result<Array> {
+    let lowest = if dtype == Dtype::Float16 { -32_768.0 } else { -1e38 };
+    math::scalar(lowest, dtype)
+}
+
+fn truth(x: &Array) -> Result<Array> {
+    Ok(x.as_dtype(Dtype::Bool)?)
+}
+
+fn narrow(visible: &mut Option<Array>, also: Array) -> Result<()> {
+    *visible = Some(match visible.take() {
+        Some(visible) => visible.logical_and(also)?,
+        None => also,
+    });
+    Ok(())
+}
+
+/// `[L, S]`: true where a query's key is not later than itself, and within the window.
+fn triangle(queries: i32, keys: i32, window: Option<i32>) -> Result<Array> {
+    let column = Array::arange::<_, i32>(keys - queries, keys, None)?.expand_dims(1)?;
+    let row = Array::arange::<_, i32>(0, keys, None)?.expand_dims(0)?;
+    let causal = row.le(&column)?;
+    match window {
+        None => Ok(causal),
+        Some(window) => {
+            let oldest = column.subtract(Array::from_int(window))?;
+            Ok(causal.logical_and(row.gt(oldest)?)?)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(mask: &Mask, queries: i32, keys: i32) -> Vec<Vec<bool>> {
+        let lowered = mask.lower(queries, keys, Dtype::Float32).unwrap();
+        let additive = lowered.additive(queries, keys, Dtype::Float32).unwrap().unwrap();
+        let additive = ops::broadcast_to(additive, &[1, 1, queries, keys]).unwrap();
+        let values = math::read::<f32>(&additive).unwrap();
+        values.chunks(keys as usize).map(|row| row.iter().map(|&v| v == 0.0).collect()).collect()
+    }
+
+    #[test]
+    fn causal_is_aligned_at_the_newest_key() {
+        let rows = seen(&Mask::causal(), 2, 4);
+        assert_eq!(rows, [[true, true, true, false], [true, true, true, true]]);
+    }
+
+    #[test]
+    fn a_window_holds_the_newest_keys() {
+        let rows = seen(&Mask::sliding(2), 3, 3);
+        assert_eq!(rows, [[true, false, false], [true, true, false], [false, true, true]]);
+    }
+
+    #[test]
+    fn parts_combine() {
+        let keys = math::array(&[1, 0, 1], &[1, 3]).unwrap();
+        assert_eq!(seen(&Mask::causal().keys(keys), 1, 3), [[true, false, true]]);
+        let segments = math::array(&[7, 7, 8], &[1, 3]).unwrap();
+        let rows = seen(&Mask::causal().blocks(segments.clone(), segments), 3, 3);
+        assert_eq!(rows, [[true, false, false], [true, true, false], [false, false, true]]);
+    }
+
+    #[test]
+    fn minus_infinity_becomes_finite() {
+        let bias = math::array(&[f32::NEG_INFINITY, f32::NEG_INFINITY], &[1, 2]).unwrap();
+        for dtype in [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16] {
+            let Lowered::Additive(mask) = Mask::none().bias(bias.clone()).lower(1, 2, dtype).unwrap() else {
+                panic!("an additive mask");
+            };
+            assert_eq!(mask.dtype(), dtype);
+            assert!(math::is_finite(&mask).unwrap());
+        }
+    }
+
+    #[test]
+    fn an_empty_window_is_refused() {
+        assert!(Mask::sliding(0).lower(2, 2, Dtype::Float32).is_err());
+    }
+}

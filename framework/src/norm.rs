@@ -1,0 +1,201 @@
+//! Normalisation: RMSNorm, LayerNorm, GroupNorm.
+
+use crate::{Init, Module, Param, Result, math};
+use mlx_rs::{Array, fast};
+
+/// The role of a norm in a block: keeps the shape and the dtype of `x`.
+pub trait Norm: Module {
+    /// Normalises `x`.
+    fn forward(&self, x: &Array) -> Result<Array>;
+}
+
+/// `y = x / √(mean(x²) + ε) · (w + offset)` over the last axis (<https://arxiv.org/abs/1910.07467>).
+///
+/// The mean is taken in f32 whatever the dtype of `x`.
+#[derive(Debug)]
+pub struct RmsNorm {
+    /// `[D]`.
+    pub weight: Option<Param>,
+    /// ε.
+    pub eps: f32,
+    /// Added to the weight: 0, or 1 where a checkpoint stores the difference from 1 (Gemma).
+    pub offset: f32,
+}
+crate::module! { impl[] RmsNorm { weight } }
+
+impl RmsNorm {
+    /// A norm over `dim` features that begins as the identity's direction: weight 1.
+    pub fn new(dim: i32, eps: f32, init: &mut Init) -> Result<Self> {
+        Ok(Self { weight: Some(init.constant(&[dim], 1.0)?), eps, offset: 0.0 })
+    }
+}
+
+impl Norm for RmsNorm {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        let weight = match &self.weight {
+            Some(weight) if self.offset == 0.0 => Some(weight.get()),
+            Some(weight) => Some(math::offset(&weight.get(), self.offset.into())?),
+            None => None,
+        };
+        Ok(fast::rms_norm(x, weight.as_ref(), self.eps)?.as_dtype(x.dtype())?)
+    }
+}
+
+/// `y = (x − mean) / √(var + ε) · w + b` over the last axis (<https://arxiv.org/abs/1607.06450>).
+#[derive(Debug)]
+pub struct LayerNorm {
+    /// `[D]`.
+    pub weight: Option<Param>,
+    /// `[D]`.
+    pub bias: Option<Param>,
+    /// ε.
+    pub eps: f32,
+}
+crate::module! { impl[] LayerNorm { weight, bias } }
+
+impl LayerNorm {
+    /// A norm over `dim` features with weight 1 and bias 0.
+    pub fn new(dim: i32, eps: f32, init: &mut Init) -> Result<Self> {
+        Ok(Self { weight: Some(init.constant(&[dim], 1.0)?), bias: Some(init.constant(&[dim], 0.0)?), eps })
+    }
+
+    /// A norm without parameters, as modulated blocks use.
+    pub fn plain(eps: f32) -> Self {
+        Self { weight: None, bias: None, eps }
+    }
+}
+
+impl Norm for LayerNorm {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        let weight = self.weight.as_ref().map(Param::get);
+        let bias = self.bias.as_ref().map(Param::get);
+        Ok(fast::layer_norm(x, weight.as_ref(), bias.as_ref(), self.eps)?.as_dtype(x.dtype())?)
+    }
+}
+
+/// LayerNorm over a group of channels and all positions at once (<https://arxiv.org/abs/1803.08494>).
+///
+/// Channels last: `x` is `[B, …, C]` with any number of spatial axes.
+#[derive(Debug)]
+pub struct GroupNorm {
+    /// `[C]`.
+    pub weight: Option<Param>,
+    /// `[C]`.
+    pub bias: Option<Param>,
+    /// Into how many groups the channels fall.
+    pub groups: i32,
+    /// ε.
+    pub eps: f32,
+}
+crate::module! { impl[] GroupNorm { weight, bias } }
+
+impl GroupNorm {
+    /// A norm over `channels` with weight 1 and bias 0.
+    pub fn new(groups: i32, channels: i32, eps: f32, init: &mut Init) -> Result<Self> {
+        let weight = Some(init.constant(&[channels], 1.0)?);
+        let bias = Some(init.constant(&[channels], 0.0)?);
+        Ok(Self { weight, bias, groups, eps })
+    }
+}
+
+impl Norm for GroupNorm {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        let shape = x.shape().to_vec();
+        let (batch, channels) = (x.dim(0), x.dim(-1));
+        let by_group = x.reshape(&[batch, -1, self.groups, channels / self.groups])?.transpose_axes(&[0, 2, 1, 3])?;
+        let flat = by_group.reshape(&[batch, self.groups, -1])?;
+        let normal = fast::layer_norm(&flat, None, None, self.eps)?.reshape(by_group.shape())?;
+        let mut y = normal.transpose_axes(&[0, 2, 1, 3])?.reshape(&shape)?;
+        if let Some(weight) = &self.weight {
+            y = math::multiply(&y, &weight.get())?;
+        }
+        if let Some(bias) = &self.bias {
+            y = math::add(&y, &bias.get())?;
+        }
+        Ok(y)
+    }
+}
+
+/// A norm chosen by a config.
+pub enum AnyNorm {
+    /// RMSNorm.
+    Rms(RmsNorm),
+    /// LayerNorm.
+    Layer(LayerNorm),
+    /// GroupNorm.
+    Group(GroupNorm),
+    /// The identity.
+    None,
+    /// One's own.
+    Custom(Box<dyn Norm + Send>),
+}
+
+impl AnyNorm {
+    fn part(&self) -> Option<&dyn Norm> {
+        match self {
+            Self::Rms(norm) => Some(norm),
+            Self::Layer(norm) => Some(norm),
+            Self::Group(norm) => Some(norm),
+            Self::None => None,
+            Self::Custom(norm) => Some(&**norm),
+        }
+    }
+}
+
+impl Norm for AnyNorm {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        self.part().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
+    }
+}
+
+impl Module for AnyNorm {
+    fn each<'a>(&'a self, f: &mut dyn FnMut(&str, &'a dyn Module)) {
+        if let Some(norm) = self.part() {
+            norm.each(f);
+        }
+    }
+    fn each_mut(&mut self, f: &mut dyn FnMut(&str, &mut dyn Module)) {
+        match self {
+            Self::Rms(norm) => norm.each_mut(f),
+            Self::Layer(norm) => norm.each_mut(f),
+            Self::Group(norm) => norm.each_mut(f),
+            Self::None => {}
+            Self::Custom(norm) => norm.each_mut(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mlx_rs::Dtype;
+
+    #[test]
+    fn every_norm_keeps_shape_and_dtype() {
+        let mut init = Init::default();
+        let norms = [
+            AnyNorm::Rms(RmsNorm::new(6, 1e-6, &mut init).unwrap()),
+            AnyNorm::Layer(LayerNorm::new(6, 1e-6, &mut init).unwrap()),
+            AnyNorm::Layer(LayerNorm::plain(1e-6)),
+            AnyNorm::Group(GroupNorm::new(3, 6, 1e-6, &mut init).unwrap()),
+            AnyNorm::None,
+        ];
+        for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+            let x = init.normal(&[2, 5, 3, 6], 1.0).unwrap().get().as_dtype(dtype).unwrap();
+            for norm in &norms {
+                let y = norm.forward(&x).unwrap();
+                assert_eq!((y.shape(), y.dtype()), (x.shape(), dtype));
+            }
+        }
+    }
+
+    #[test]
+    fn groups_have_mean_zero() {
+        let mut init = Init::default();
+        let norm = GroupNorm::new(2, 4, 1e-6, &mut init).unwrap();
+        let x = math::offset(&init.normal(&[1, 7, 4], 1.0).unwrap().get(), 3.0).unwrap();
+        let y = norm.forward(&x).unwrap();
+        let group = math::slice(&y, -1, 0, 2).unwrap().mean(None).unwrap();
+        assert!(math::read::<f32>(&group).unwrap()[0].abs() < 1e-5);
+    }
+}

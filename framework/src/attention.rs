@@ -119,48 +119,28 @@ impl Qkv {
 
     fn project(&self, x: &Array, context: &Array, sizes: &Heads) -> Result<Projected> {
         let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
-        // Field names are the path, so each arm calls its fields by name.
-        struct Three<'a> {
-            q: &'a Linear,
-            k: &'a Linear,
-            v: &'a Linear,
-        }
-        struct Two<'a> {
-            q: &'a Linear,
-            kv: &'a Linear,
-        }
-        struct One<'a> {
-            qkv: &'a Linear,
-        }
         match self {
             Self::Separate { q, k, v } => {
-                let part = Three { q, k, v };
-                let q = call!(part.q.forward(x))?;
-                let k = call!(part.k.forward(context))?;
-                Ok(Projected { q, kv: Some((k, call!(part.v.forward(context))?)) })
+                let q = call!(q.forward(x))?;
+                let k = call!(k.forward(context))?;
+                Ok(Projected { q, kv: Some((k, call!(v.forward(context))?)) })
             }
             Self::Fused { qkv } => {
-                let part = One { qkv };
-                let all = call!(part.qkv.forward(x))?;
+                let all = call!(qkv.forward(x))?;
                 let cut = |start, length| math::slice(&all, -1, start, start + length);
                 let kv = (cut(queries, keys)?, cut(queries + keys, keys)?);
                 Ok(Projected { q: cut(0, queries)?, kv: Some(kv) })
             }
             Self::KeyValue { q, kv } => {
-                let part = Two { q, kv };
-                let q = call!(part.q.forward(x))?;
-                Ok(Projected { q, kv: Some(math::halves(&call!(part.kv.forward(context))?)?) })
+                let q = call!(q.forward(x))?;
+                Ok(Projected { q, kv: Some(math::halves(&call!(kv.forward(context))?)?) })
             }
             Self::KeyIsValue { q, k } => {
-                let part = Three { q, k, v: k };
-                let q = call!(part.q.forward(x))?;
-                let k = call!(part.k.forward(context))?;
+                let q = call!(q.forward(x))?;
+                let k = call!(k.forward(context))?;
                 Ok(Projected { q, kv: Some((k.clone(), k)) })
             }
-            Self::Shared { q } => {
-                let part = Three { q, k: q, v: q };
-                Ok(Projected { q: call!(part.q.forward(x))?, kv: None })
-            }
+            Self::Shared { q } => Ok(Projected { q: call!(q.forward(x))?, kv: None }),
         }
     }
 }

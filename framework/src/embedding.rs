@@ -20,9 +20,19 @@ impl Embedding {
         self.weight.rows(ids)
     }
 
-    /// The table as an output layer: `[B, L, D]` → `[B, L, tokens]`.
-    pub fn as_linear(&self, x: &Array) -> Result<Array> {
-        self.weight.matmul(x, None)
+    /// The table as an output layer, which shares its weights with the input.
+    pub fn tied(&self) -> Tied<'_> {
+        Tied(self)
+    }
+}
+
+/// An output layer whose matrix is an embedding's table (<https://arxiv.org/abs/1608.05859>).
+pub struct Tied<'a>(&'a Embedding);
+
+impl Tied<'_> {
+    /// `[B, L, D]` → `[B, L, tokens]`.
+    pub fn forward(&self, x: &Array) -> Result<Array> {
+        self.0.weight.matmul(x, None)
     }
 }
 

@@ -25,7 +25,7 @@ pub mod weights;
 pub use attention::{At, Attention, Heads, Qkv, Score, attend};
 pub use block::Block;
 pub use cache::KvCache;
-pub use embedding::Embedding;
+pub use embedding::{Embedding, Tied};
 pub use error::{Error, Result};
 pub use ffn::{Activation, AnyFfn, Ffn, Glu, Mlp};
 pub use linear::{Adapter, Linear, on_linears};

@@ -153,8 +153,13 @@ macro_rules! observed {
 ///
 /// Takes a place of any depth, `call!(self.blocks[i].attn.forward(&h, at))`, and yields the method's `Result`. The
 /// arguments are evaluated before the scope opens, so calls nest.
+///
+/// A part that a pattern bound to its own name needs no place: `Some(bias) => call!(bias.forward(&x))`.
 #[macro_export]
 macro_rules! call {
+    ($part:ident . $method:ident ( $($argument:expr),* $(,)? )) => {
+        $crate::__call!(@bind [$part] [stringify!($part)] $method [] $($argument),*)
+    };
     ($root:ident $($rest:tt)+) => { $crate::__call!(@walk [$root] [] $($rest)+) };
 }
 

@@ -2,4 +2,4 @@
 
 mod token;
 
-pub use token::TokenSampler;
+pub use token::{TokenGenerator, TokenSampler};

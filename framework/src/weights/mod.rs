@@ -1,7 +1,7 @@
 //! Weights: where they come from, what they are called there, and how they get into a model, exactly.
 
 mod apply;
-mod coverage;
+pub mod coverage;
 mod disk;
 pub mod evaluate;
 mod expr;
@@ -10,24 +10,24 @@ mod header;
 mod invert;
 mod json;
 mod load;
-mod map;
+pub mod map;
 #[cfg(test)]
 mod mutate;
-mod paths;
-mod pattern;
+pub mod paths;
+pub mod pattern;
 mod resolve;
 pub mod safetensors;
 mod save;
 mod source;
-mod toml;
+pub mod toml;
 
 pub use coverage::Coverage;
-pub use expr::{Expr, RowOrder};
+pub use expr::{BatchNorm, Expr, Fold, RowOrder};
 pub use header::{Header, Info, Stored};
 pub use load::{Packed, Progress, fit, load, wanted};
 pub use map::{ActivationLayout, WeightMap};
 pub use paths::{Lookup, ModulePaths, Tap};
-pub use pattern::Pattern;
-pub use resolve::{Class, Forward, Plan, Wanted};
+pub use pattern::{Captures, Pattern};
+pub use resolve::{Class, Forward, PackedWeight, Plan, Produced, Wanted};
 pub use save::{header, save};
 pub use source::{Config, Source, Tensors};

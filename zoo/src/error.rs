@@ -1,0 +1,109 @@
+//! What can go wrong between a person's wish and a model's answer.
+
+use std::path::PathBuf;
+
+/// The result of every fallible function of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The one error type of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The model itself, its weights or its files.
+    #[error(transparent)]
+    Framework(#[from] framework::Error),
+    /// MLX refused an operation.
+    #[error(transparent)]
+    Mlx(#[from] mlx_rs::error::Exception),
+    /// A malformed or unusable file.
+    #[error("{}: {problem}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// A value that is out of its range, and what would be right.
+    #[error("`{name}`: {problem}")]
+    Argument {
+        /// The option's or field's name.
+        name: String,
+        /// What is wrong with the value, and what would be right.
+        problem: String,
+    },
+    /// A chat template that cannot be rendered.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// Text that cannot be tokenised, or a tokenizer that cannot be built.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// An id that no model has.
+    #[error(
+        "no model is called `{id}`{}; `zoo models` lists them, and a path to a snapshot or a .gguf file works too",
+        near(nearest)
+    )]
+    UnknownModel {
+        /// What was asked for.
+        id: String,
+        /// The most similar id.
+        nearest: Option<String>,
+    },
+    /// A model whose files are not here. Generating never downloads.
+    #[error("`{id}` is not on this machine; fetch it with `zoo fetch {id}` ({megabytes} MB, {licence})")]
+    NotFetched {
+        /// The model.
+        id: String,
+        /// The size of the download.
+        megabytes: u64,
+        /// Its licence.
+        licence: String,
+    },
+    /// A file that no family, or more than one, understands.
+    #[error("{}: {problem}", file.display())]
+    Unrecognised {
+        /// The file or snapshot.
+        file: PathBuf,
+        /// What was tried and why it did not fit.
+        problem: String,
+    },
+    /// A program that this one needs failed.
+    #[error("{program}: {problem}")]
+    Program {
+        /// What was run.
+        program: String,
+        /// What it said.
+        problem: String,
+    },
+    /// Output that could not be written.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] std::io::Error),
+    /// Whoever watched asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+fn near(nearest: &Option<String>) -> String {
+    nearest.as_ref().map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default()
+}
+
+impl Error {
+    /// A malformed or unusable file.
+    pub fn file(file: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::File { file: file.into(), problem: problem.into() }
+    }
+
+    /// A value out of its range.
+    pub fn argument(name: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Argument { name: name.into(), problem: problem.into() }
+    }
+
+    /// A chat template that cannot be rendered.
+    pub fn template(problem: impl Into<String>) -> Self {
+        Self::Template(problem.into())
+    }
+
+    /// A tokenizer that cannot be built or used.
+    pub fn tokenizer(problem: impl Into<String>) -> Self {
+        Self::Tokenizer(problem.into())
+    }
+}

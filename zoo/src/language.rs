@@ -1,0 +1,386 @@
+//! A language model with its tokenizer: text in, text out.
+
+use crate::{
+    Checkpoint, Error, MODELS, OpenOptions, Opened, Result, registry,
+    task::CausalLm,
+    text::{GgufTokenizer, Message, Stop, Stream, Tokenizer},
+};
+use framework::{
+    Array, Dtype, KvCache, math,
+    sample::{TokenGenerator, TokenSampler},
+    weights::{Progress, Source},
+};
+use mlx_rs::{ops::indexing::argmax_axis, transforms};
+use serde_json::{Map, Value};
+use std::{
+    ops::ControlFlow,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// Tokens of a prompt that are computed at once: bounds the memory of scores, and how long a cancel waits.
+const CHUNK: usize = 512;
+
+/// A language model that is ready to answer.
+pub struct LanguageModel {
+    opened: Box<dyn Opened>,
+    entry: &'static registry::Entry,
+    tokenizer: Tokenizer,
+}
+
+/// What is asked of a language model.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// How many tokens at most are generated.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampler: TokenSampler,
+    /// The seed of the choices.
+    pub seed: u64,
+    /// Texts at which the answer ends; they are not part of it.
+    pub stop: Vec<String>,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self { max_tokens: 512, sampler: TokenSampler::default(), seed: 0, stop: Vec::new() }
+    }
+}
+
+/// What happens while a model answers.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// So many tokens of the prompt are read.
+    Prefill {
+        /// Tokens read.
+        done: usize,
+        /// Tokens of the prompt.
+        total: usize,
+    },
+    /// A token that shows no text yet.
+    Token,
+    /// A token, and more of the answer with it; whole characters only.
+    Text(&'a str),
+}
+
+/// Why an answer ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// The model ended it.
+    EndOfText,
+    /// A stop string occurred.
+    StopString(String),
+    /// `max_tokens` were generated.
+    MaxTokens,
+    /// The model's context is full.
+    ContextFull,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Completion {
+    /// The text.
+    pub text: String,
+    /// The generated tokens, without the one that ends the text.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub stopped: Stopped,
+    /// How many tokens the prompt had.
+    pub prompt_tokens: usize,
+    /// How long the prompt took.
+    pub prefill: Duration,
+    /// How long the tokens after the first took.
+    pub decode: Duration,
+}
+
+impl Completion {
+    /// Tokens of the prompt a second.
+    pub fn prefill_rate(&self) -> f64 {
+        rate(self.prompt_tokens, self.prefill)
+    }
+
+    /// Generated tokens a second.
+    pub fn decode_rate(&self) -> f64 {
+        rate(self.tokens.len().saturating_sub(1), self.decode)
+    }
+}
+
+fn rate(count: usize, time: Duration) -> f64 {
+    let seconds = time.as_secs_f64();
+    if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
+}
+
+impl LanguageModel {
+    /// Opens a snapshot or a `.gguf` file with its tokenizer.
+    ///
+    /// # Errors
+    /// When no family answers to the file, it is not a language model's, or anything about it does not fit.
+    pub fn open(path: &Path, options: OpenOptions, progress: &mut Progress<'_>) -> Result<Self> {
+        let source = Source::open(path)?;
+        let checkpoint = Checkpoint::of(&source)?;
+        let entry = registry::of(MODELS, &checkpoint, path)?;
+        let tokenizer = match source.gguf() {
+            Some(file) => GgufTokenizer::from_metadata(file.metadata())?.try_into()?,
+            None => Tokenizer::from_snapshot(source.directory())?,
+        };
+        let opened = entry.open(&checkpoint, options, progress)?;
+        let model = Self { opened, entry, tokenizer };
+        model.lm()?;
+        Ok(model)
+    }
+
+    fn lm(&self) -> Result<&dyn CausalLm> {
+        let none = || Error::argument("model", "it does not predict text");
+        self.entry.causal_lm(&*self.opened).ok_or_else(none)
+    }
+
+    /// The model itself: its tree, its paths.
+    pub fn opened(&self) -> &dyn Opened {
+        &*self.opened
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The longest sequence that the model was made for, in tokens.
+    pub fn context(&self) -> Result<usize> {
+        Ok(self.lm()?.context().max(0) as usize)
+    }
+
+    /// The tokens of a conversation, as the model's chat template writes it, up to where the answer begins.
+    ///
+    /// # Errors
+    /// When the model has no chat template, or the template refuses the messages.
+    pub fn chat_prompt(&self, messages: &[Message], extra: &Map<String, Value>) -> Result<Vec<u32>> {
+        let none = || Error::template("this model has none, so it cannot chat; use `complete`");
+        let template = self.tokenizer.chat_template().ok_or_else(none)?;
+        let text = template.render(messages, None, true, extra)?;
+        self.tokenizer.encode(&text, false)
+    }
+
+    /// Answers the last message of a conversation.
+    ///
+    /// # Errors
+    /// As [`chat_prompt`](Self::chat_prompt) and [`generate`](Self::generate).
+    pub fn chat(
+        &self,
+        messages: &[Message],
+        request: &Request,
+        observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Completion> {
+        self.generate(&self.chat_prompt(messages, &Map::new())?, request, observer)
+    }
+
+    /// Continues a text.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn complete(
+        &self,
+        text: &str,
+        request: &Request,
+        observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Completion> {
+        self.generate(&self.tokenizer.encode(text, true)?, request, observer)
+    }
+
+    /// Continues a sequence of tokens.
+    ///
+    /// # Errors
+    /// When a value of the request is out of its range, the prompt is empty, longer than the context or holds a token
+    /// that the model does not have; when the logits are not finite; [`Error::Cancelled`] when the observer breaks.
+    pub fn generate(
+        &self,
+        prompt: &[u32],
+        request: &Request,
+        observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Completion> {
+        let model = self.lm()?;
+        request.validate()?;
+        check_prompt(prompt, model)?;
+        let room = (model.context() as usize).saturating_sub(prompt.len());
+        let mut answer = Answer {
+            stream: self.tokenizer.stream(true),
+            stop: Stop::new(request.stop.iter().cloned())?,
+            text: String::new(),
+            observer,
+        };
+        let mut sequence = Sequence::new(model, request, prompt);
+        let begin = Instant::now();
+        let mut next = sequence.prefill(&mut |done| answer.tell(Event::Prefill { done, total: prompt.len() }))?;
+        let prefill = begin.elapsed();
+        let begin = Instant::now();
+        let mut tokens = Vec::new();
+        let stopped = loop {
+            if self.tokenizer.eos_ids().contains(&next) {
+                break Stopped::EndOfText;
+            }
+            tokens.push(next);
+            if let Some(fired) = answer.push(next)? {
+                break Stopped::StopString(fired);
+            }
+            if tokens.len() >= request.max_tokens {
+                break Stopped::MaxTokens;
+            }
+            if tokens.len() >= room {
+                break Stopped::ContextFull;
+            }
+            next = sequence.step(next)?;
+        };
+        let decode = begin.elapsed();
+        let text = answer.finish(&stopped)?;
+        Ok(Completion { text, tokens, stopped, prompt_tokens: prompt.len(), prefill, decode })
+    }
+}
+
+impl Request {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// Names the first that is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        self.sampler.validate()?;
+        if self.max_tokens == 0 {
+            return Err(Error::argument("max_tokens", "0 tokens are no answer; ask for at least 1"));
+        }
+        Stop::new(self.stop.iter().cloned()).map(drop)
+    }
+}
+
+/// Refuses a prompt that the model cannot read; an id outside the table would read foreign memory.
+fn check_prompt(prompt: &[u32], model: &dyn CausalLm) -> Result<()> {
+    let (length, context) = (prompt.len(), model.context() as usize);
+    if prompt.is_empty() {
+        return Err(Error::argument("prompt", "it is empty: there is nothing to continue"));
+    }
+    if length >= context {
+        let problem = format!(
+            "it has {length} tokens, and the model's context of {context} must hold the answer too; shorten it"
+        );
+        return Err(Error::argument("prompt", problem));
+    }
+    match prompt.iter().find(|&&id| id >= model.vocabulary() as u32) {
+        Some(id) => {
+            Err(Error::argument("prompt", format!("token {id} is outside the vocabulary of {}", model.vocabulary())))
+        }
+        None => Ok(()),
+    }
+}
+
+fn go_on(flow: ControlFlow<()>) -> Result<()> {
+    if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }
+}
+
+/// The text of an answer as it grows.
+struct Answer<'a> {
+    stream: Stream,
+    stop: Stop,
+    text: String,
+    observer: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+}
+
+impl Answer<'_> {
+    fn tell(&mut self, event: Event<'_>) -> Result<()> {
+        go_on((self.observer)(event))
+    }
+
+    fn show(&mut self, piece: &str) -> Result<()> {
+        self.text.push_str(piece);
+        if piece.is_empty() { self.tell(Event::Token) } else { self.tell(Event::Text(piece)) }
+    }
+
+    /// Takes a token; returns the stop string that it completed.
+    fn push(&mut self, token: u32) -> Result<Option<String>> {
+        let piece = self.stream.push(token)?.unwrap_or_default();
+        let piece = self.stop.push(&piece);
+        self.show(&piece)?;
+        Ok(self.stop.fired().map(str::to_owned))
+    }
+
+    /// Shows what was held back, unless a stop string cut it off.
+    fn finish(self, stopped: &Stopped) -> Result<String> {
+        let Self { stream, mut stop, mut text, observer } = self;
+        if !matches!(stopped, Stopped::StopString(_)) {
+            let mut rest = stop.push(&stream.finish()?);
+            rest.push_str(&stop.finish());
+            if !rest.is_empty() {
+                go_on(observer(Event::Text(&rest)))?;
+            }
+            text.push_str(&rest);
+        }
+        Ok(text)
+    }
+}
+
+/// A sequence of tokens and what the model remembers of it.
+struct Sequence<'a> {
+    model: &'a dyn CausalLm,
+    state: Vec<KvCache>,
+    tokens: Vec<u32>,
+    sampler: &'a TokenSampler,
+    generator: TokenGenerator,
+}
+
+impl<'a> Sequence<'a> {
+    fn new(model: &'a dyn CausalLm, request: &'a Request, prompt: &[u32]) -> Self {
+        Self {
+            model,
+            state: model.state(),
+            tokens: prompt.to_vec(),
+            sampler: &request.sampler,
+            generator: request.sampler.generator(request.seed),
+        }
+    }
+
+    /// Reads the prompt in chunks; returns the token after it.
+    fn prefill(&mut self, progress: &mut dyn FnMut(usize) -> Result<()>) -> Result<u32> {
+        let prompt = self.tokens.clone();
+        let mut done = 0;
+        let mut last = None;
+        for chunk in prompt.chunks(CHUNK) {
+            let logits = self.feed(chunk)?;
+            transforms::eval(self.state.iter().flat_map(KvCache::arrays))?;
+            done += chunk.len();
+            last = Some(logits);
+            if done == prompt.len() {
+                break;
+            }
+            progress(done)?;
+        }
+        let logits = last.ok_or_else(|| Error::argument("prompt", "it is empty"))?;
+        let next = self.choose(&logits)?;
+        progress(done)?;
+        Ok(next)
+    }
+
+    /// Appends a token; returns the one after it.
+    fn step(&mut self, token: u32) -> Result<u32> {
+        self.tokens.push(token);
+        let logits = self.feed(&[token])?;
+        self.choose(&logits)
+    }
+
+    fn feed(&mut self, tokens: &[u32]) -> Result<Array> {
+        let ids = math::array(tokens, &[1, tokens.len() as i32])?;
+        Ok(self.model.next(&ids, &mut self.state)?)
+    }
+
+    /// The next token from logits `[1, vocabulary]`.
+    fn choose(&mut self, logits: &Array) -> Result<u32> {
+        let logits = logits.as_dtype(Dtype::Float32)?;
+        if self.sampler.is_argmax() {
+            let best = argmax_axis(&logits, -1, false)?;
+            let finite = logits.is_finite().and_then(|finite| finite.all(None))?;
+            transforms::eval([&best, &finite])?;
+            if math::read::<bool>(&finite)? == [true] {
+                let best = math::read::<u32>(&best)?;
+                return best.first().copied().ok_or_else(|| Error::argument("logits", "there are none"));
+            }
+            return Err(framework::Error::NotFinite { stage: "logits".into() }.into());
+        }
+        Ok(self.generator.choose(&math::read::<f32>(&logits)?, &self.tokens)?)
+    }
+}

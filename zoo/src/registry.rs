@@ -1,0 +1,271 @@
+//! The table of families, and what a family is.
+
+use crate::{Arguments, Error, Outputs, Result, task::CausalLm};
+use framework::{
+    Dtype, Init, Module,
+    weights::{Config, Header, ModulePaths, Packed, Progress, Source, Tensors, WeightMap, fit, load},
+};
+use serde::de::DeserializeOwned;
+use std::{any::Any, collections::BTreeSet, path::Path};
+
+/// A model family: a config, how it is built from blocks, and what its weights are called where.
+pub trait Family: 'static {
+    /// Upstream's names for it: `model_type`, class, GGUF architecture.
+    const NAMES: &'static [&'static str];
+    /// Keys of upstream's config that change nothing here, with the reason.
+    const IGNORED: &'static [(&'static str, &'static str)];
+    /// Upstream's config, field for field.
+    type Config: DeserializeOwned;
+    /// The tree of blocks.
+    type Model: Module + Send + 'static;
+
+    /// Builds the model, lazily. The only reader of the config.
+    fn build(config: &Self::Config, init: &mut Init) -> framework::Result<Self::Model>;
+
+    /// The layouts in which weights are published; the one whose map covers a file is the file's.
+    fn layouts() -> &'static [Layout<Self::Config>];
+
+    /// Calls a method by upstream's name with upstream's arguments: the door of parity and tracing only.
+    fn call(model: &Self::Model, method: &str, arguments: &mut Arguments) -> Result<Outputs>;
+}
+
+/// One way in which a family's weights are published.
+pub struct Layout<C> {
+    /// What the layout is called in reports.
+    pub name: &'static str,
+    /// The config of a checkpoint in this layout, or nothing if the checkpoint is of another kind.
+    pub config: fn(&Checkpoint<'_>) -> Result<Option<C>>,
+    /// The names in that layout.
+    pub map: fn(&C) -> WeightMap,
+}
+
+/// What is known of a checkpoint before its weights are read.
+pub struct Checkpoint<'a> {
+    /// Upstream's config, or the metadata of a GGUF file.
+    pub config: Config<'a>,
+    /// Names, shapes and dtypes.
+    pub header: &'a Header,
+    /// The tensors, unless only the header is at hand.
+    pub tensors: Option<&'a dyn Tensors>,
+}
+
+impl<'a> Checkpoint<'a> {
+    /// The checkpoint that a source holds.
+    pub fn of(source: &'a Source) -> Result<Self> {
+        Ok(Self { config: source.config()?, header: source.header(), tensors: Some(source) })
+    }
+
+    /// The name by which the checkpoint says what it is: `model_type`, `_class_name`, `general.architecture`.
+    pub fn name(&self) -> Option<String> {
+        match &self.config {
+            Config::Json(json) => {
+                ["model_type", "_class_name"].iter().find_map(|key| json.get(key)?.as_str()).map(str::to_owned)
+            }
+            Config::Gguf(metadata) => metadata.str("general.architecture").ok().map(str::to_owned),
+        }
+    }
+}
+
+/// How to open a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// The dtype to compute in.
+    pub dtype: Dtype,
+    /// What becomes of packed weights.
+    pub packed: Packed,
+}
+
+/// A model that was opened, without its type.
+pub trait Opened: Send {
+    /// The tree.
+    fn module(&self) -> &dyn Module;
+    /// The tree, mutably.
+    fn module_mut(&mut self) -> &mut dyn Module;
+    /// The layout that its weights came in.
+    fn layout(&self) -> &'static str;
+    /// Upstream's module paths in terms of ours.
+    fn paths(&self) -> &ModulePaths;
+    /// Calls a method by upstream's name; see [`Family::call`].
+    fn call(&self, method: &str, arguments: &mut Arguments) -> Result<Outputs>;
+    /// The value behind the trait.
+    fn as_any(&self) -> &dyn Any;
+}
+
+struct Loaded<F: Family> {
+    model: F::Model,
+    layout: &'static str,
+    map: WeightMap,
+    paths: ModulePaths,
+}
+
+impl<F: Family> Opened for Loaded<F> {
+    fn module(&self) -> &dyn Module {
+        &self.model
+    }
+    fn module_mut(&mut self) -> &mut dyn Module {
+        &mut self.model
+    }
+    fn layout(&self) -> &'static str {
+        self.layout
+    }
+    fn paths(&self) -> &ModulePaths {
+        &self.paths
+    }
+    fn call(&self, method: &str, arguments: &mut Arguments) -> Result<Outputs> {
+        let outputs = F::call(&self.model, method, arguments)?;
+        arguments.finish()?;
+        Ok(outputs)
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// A row of the table of families.
+pub struct Entry {
+    /// Upstream's names for the family.
+    pub names: &'static [&'static str],
+    /// Keys of upstream's config that change nothing, with the reason.
+    pub ignored: &'static [(&'static str, &'static str)],
+    fit: fn(&Checkpoint<'_>, Dtype) -> Result<Box<dyn Opened>>,
+    load: fn(&mut dyn Opened, &dyn Tensors, Packed, &mut Progress<'_>) -> Result<()>,
+    causal_lm: Option<fn(&dyn Opened) -> Option<&dyn CausalLm>>,
+}
+
+/// The row of a family that has no task of its own.
+pub const fn entry<F: Family>() -> Entry {
+    Entry { names: F::NAMES, ignored: F::IGNORED, fit: fit_family::<F>, load: load_family::<F>, causal_lm: None }
+}
+
+/// The row of a family that predicts the next token.
+pub const fn causal_lm<F: Family<Model: CausalLm>>() -> Entry {
+    Entry { causal_lm: Some(as_causal_lm::<F>), ..entry::<F>() }
+}
+
+fn as_causal_lm<F: Family<Model: CausalLm>>(opened: &dyn Opened) -> Option<&dyn CausalLm> {
+    opened.as_any().downcast_ref::<Loaded<F>>().map(|loaded| &loaded.model as &dyn CausalLm)
+}
+
+fn fit_family<F: Family>(checkpoint: &Checkpoint<'_>, dtype: Dtype) -> Result<Box<dyn Opened>> {
+    let mut fitting = Vec::new();
+    let mut reports = Vec::new();
+    for layout in F::layouts() {
+        let Some(config) = (layout.config)(checkpoint)? else {
+            continue;
+        };
+        let mut model = F::build(&config, &mut Init::new(dtype, 0))?;
+        let map = (layout.map)(&config);
+        match fit(&mut model, checkpoint.header, &map) {
+            Ok(_) => fitting.push((layout, model, map)),
+            Err(error) => reports.push((layout.name, error)),
+        }
+    }
+    if fitting.len() > 1 {
+        let names: Vec<&str> = fitting.iter().map(|(layout, ..)| layout.name).collect();
+        return Err(Error::argument("layout", format!("more than one covers the file: {}", names.join(", "))));
+    }
+    let Some((layout, model, map)) = fitting.pop() else {
+        return Err(match reports.len() {
+            0 => Error::argument("layout", "the family has none for files of this kind"),
+            // One report is the error itself; of several the first two say enough.
+            1 => reports.remove(0).1.into(),
+            _ => {
+                let both: Vec<String> =
+                    reports.iter().take(2).map(|(name, error)| format!("as {name}: {error}")).collect();
+                Error::argument("layout", both.join("\n"))
+            }
+        });
+    };
+    let mut modules = BTreeSet::new();
+    framework::walk(&model, &mut |path, _| {
+        modules.insert(path.to_owned());
+    });
+    let paths = map.paths(checkpoint.header, modules)?;
+    Ok(Box::new(Loaded::<F> { model, layout: layout.name, map, paths }))
+}
+
+fn load_family<F: Family>(
+    opened: &mut dyn Opened,
+    tensors: &dyn Tensors,
+    packed: Packed,
+    progress: &mut Progress<'_>,
+) -> Result<()> {
+    let map = opened.as_any().downcast_ref::<Loaded<F>>().map(|loaded| loaded.map.clone());
+    let map = map.ok_or_else(|| Error::argument("opened", "it was built by another family"))?;
+    Ok(load(opened.module_mut(), tensors, &map, packed, progress)?)
+}
+
+impl Entry {
+    /// Builds the model of a checkpoint lazily and proves that the weights cover it. Reads no weights.
+    ///
+    /// # Errors
+    /// A config that cannot be built, or a report of everything that does not fit.
+    pub fn fit(&self, checkpoint: &Checkpoint<'_>, dtype: Dtype) -> Result<Box<dyn Opened>> {
+        (self.fit)(checkpoint, dtype)
+    }
+
+    /// Builds the model and loads it.
+    pub fn open(
+        &self,
+        checkpoint: &Checkpoint<'_>,
+        options: OpenOptions,
+        progress: &mut Progress<'_>,
+    ) -> Result<Box<dyn Opened>> {
+        let tensors = checkpoint.tensors.ok_or_else(|| Error::argument("checkpoint", "only its header is at hand"))?;
+        let mut opened = self.fit(checkpoint, options.dtype)?;
+        (self.load)(&mut *opened, tensors, options.packed, progress)?;
+        Ok(opened)
+    }
+
+    /// The model as a predictor of the next token, if its family is one.
+    pub fn causal_lm<'a>(&self, opened: &'a dyn Opened) -> Option<&'a dyn CausalLm> {
+        self.causal_lm.and_then(|cast| cast(opened))
+    }
+}
+
+/// All families. An explicit table: a row cannot be lost by a linker.
+pub const MODELS: &[Entry] = &[causal_lm::<crate::llama::Llama>()];
+
+/// The family that answers to an upstream name.
+pub fn find<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
+    entries.iter().find(|entry| entry.names.contains(&name))
+}
+
+/// The family of a checkpoint.
+///
+/// # Errors
+/// When it does not say what it is, or no family answers to what it says.
+pub fn of<'a>(entries: &'a [Entry], checkpoint: &Checkpoint<'_>, path: &Path) -> Result<&'a Entry> {
+    let unrecognised = |problem: String| Error::Unrecognised { file: path.to_owned(), problem };
+    let name = checkpoint.name().ok_or_else(|| unrecognised("it names no `model_type` or architecture".into()))?;
+    find(entries, &name).ok_or_else(|| {
+        let known: Vec<&str> = entries.iter().flat_map(|entry| entry.names).copied().collect();
+        unrecognised(format!("no family here answers to `{name}`; known are {}", known.join(", ")))
+    })
+}
+
+/// Parses upstream's config strictly: a key that is neither read nor ignored for a reason is collected in the result.
+///
+/// # Errors
+/// When a value has the wrong type or is missing; names the key.
+pub fn parse_config<C: DeserializeOwned>(json: &serde_json::Value) -> Result<(C, Vec<String>)> {
+    let mut unread = Vec::new();
+    let config = serde_ignored::deserialize(json, |path| unread.push(path.to_string()));
+    config.map(|config| (config, unread)).map_err(|error| Error::argument("config", error.to_string()))
+}
+
+/// The config of a checkpoint with a `config.json`.
+///
+/// Unknown keys are refused: a key that nobody reads is how a scaling gets lost.
+pub fn json_config<F: Family>(checkpoint: &Checkpoint<'_>) -> Result<Option<F::Config>> {
+    let Config::Json(json) = &checkpoint.config else {
+        return Ok(None);
+    };
+    let (config, mut unread) = parse_config(json)?;
+    unread.retain(|key| !crate::boilerplate::is_ignored(key, F::IGNORED));
+    if unread.is_empty() {
+        return Ok(Some(config));
+    }
+    let problem = format!("this family does not know the keys {}; what they ask for would be lost", unread.join(", "));
+    Err(Error::argument("config", problem))
+}

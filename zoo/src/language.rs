@@ -187,6 +187,18 @@ impl LanguageModel {
         self.generate(&self.tokenizer.encode(text, true)?, request, observer)
     }
 
+    /// Reads a sequence of tokens once, without generating: what a [tap](framework::tap) around it sees is one forward
+    /// pass.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn read(&self, tokens: &[u32]) -> Result<Array> {
+        let model = self.lm()?;
+        check_prompt(tokens, model)?;
+        let ids = math::array(tokens, &[1, tokens.len() as i32])?;
+        Ok(model.next(&ids, &mut model.state())?)
+    }
+
     /// Continues a sequence of tokens.
     ///
     /// # Errors

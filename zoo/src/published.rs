@@ -157,7 +157,9 @@ fn nearest(rows: &[Published], name: &str) -> Option<String> {
         return Some(row.id.clone());
     }
     let name = name.to_lowercase();
+    // Reversed, because the last of several equals is the greatest: the first row is meant.
     rows.iter()
+        .rev()
         .map(|row| (strsim::jaro_winkler(&row.id, &name), &row.id))
         .filter(|(likeness, _)| *likeness >= ALIKE)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
@@ -251,7 +253,8 @@ mod tests {
         for file in fs::read_dir(folder).unwrap() {
             let path = file.unwrap().path();
             let stem = path.file_stem().unwrap().to_str().unwrap();
-            let belongs = |row: &&Published| stem.strip_prefix(&row.id).is_some_and(|rest| matches!(rest, "" | ".q4_1.gguf"));
+            let belongs =
+                |row: &&Published| stem.strip_prefix(&row.id).is_some_and(|rest| matches!(rest, "" | ".q4_1.gguf"));
             let row = published().unwrap().iter().find(belongs).unwrap_or_else(|| panic!("{stem} has no row"));
             seen.insert(&row.id);
             let fixture: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -299,7 +302,10 @@ mod tests {
         let message = find("smollm2-135m-instruct").unwrap().not_fetched().to_string();
         assert!(message.contains("`zoo fetch smollm2-135m-instruct` (93 MB, Apache-2.0)"), "{message}");
         let message = find("llama-3.2-1b").unwrap().not_fetched().to_string();
-        assert!(message.contains("accept its licence") && message.contains("hf download meta-llama/Llama-3.2-1B"), "{message}");
+        assert!(
+            message.contains("accept its licence") && message.contains("hf download meta-llama/Llama-3.2-1B"),
+            "{message}"
+        );
         let message = find("smollm2-360m-instruct").unwrap().not_fetched().to_string();
         assert!(!message.contains("accept"), "{message}");
     }

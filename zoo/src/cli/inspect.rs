@@ -1,0 +1,157 @@
+//! `zoo inspect`.
+
+use super::{
+    show::Show,
+    table::{bytes, columns, count},
+};
+use crate::{Checkpoint, MODELS, Result, cache, registry};
+use framework::{
+    Dtype, Leaf, Module, Weight,
+    weights::{Header, Source, Tensors},
+};
+use serde_json::{Map, Value, json};
+use std::{collections::BTreeMap, fmt};
+
+/// Shows what a checkpoint is, from its config and header alone.
+pub fn run(path: &str, depth: usize, show: &Show) -> Result<()> {
+    let path = cache::locate(path)?;
+    let source = Source::open(&path)?;
+    let checkpoint = Checkpoint::of(&source)?;
+    let opened = registry::of(MODELS, &checkpoint, &path)?.fit(&checkpoint, Dtype::Float32)?;
+    let root = tree(opened.module());
+    let name = checkpoint.name().unwrap_or_default();
+    let dtypes = by_dtype(source.header());
+    let types =
+        dtypes.iter().map(|(dtype, (tensors, bytes))| (dtype.clone(), json!({"tensors": tensors, "bytes": bytes})));
+    show.event(
+        "inspect",
+        json!({
+            "path": path,
+            "architecture": name,
+            "layout": opened.layout(),
+            "tensors": source.header().tensors.len(),
+            "bytes": source.header().bytes(),
+            "dtypes": types.collect::<Map<_, _>>(),
+            "parameters": root.to_json(),
+        }),
+    )?;
+    let mut rows = vec![
+        vec!["file".to_owned(), path.display().to_string()],
+        vec!["architecture".into(), format!("{name}, layout {}", opened.layout())],
+        vec![
+            "weights".into(),
+            format!("{} tensors, {}", source.header().tensors.len(), bytes(source.header().bytes())),
+        ],
+    ];
+    for (dtype, (tensors, size)) in &dtypes {
+        rows.push(vec![format!("  {dtype}"), format!("{tensors} tensors, {}", bytes(*size))]);
+    }
+    show.text(&columns(&rows))?;
+    let mut lines = vec![];
+    root.lines("model", 0, depth, &mut lines);
+    show.text(&format!("\n{}", columns(&lines)))
+}
+
+/// Tensors and bytes by stored type.
+fn by_dtype(header: &Header) -> BTreeMap<String, (usize, u64)> {
+    let mut found = BTreeMap::new();
+    for info in header.tensors.values() {
+        let (tensors, size) = found.entry(info.dtype.name().to_owned()).or_insert((0, 0));
+        *tensors += 1;
+        *size += info.bytes().unwrap_or(0) as u64;
+    }
+    found
+}
+
+/// A node of the parameter tree. Neighbours that are the same but for their number stand for one another.
+#[derive(Debug, Default, PartialEq)]
+struct Node {
+    tensor: Option<Tensor>,
+    children: Vec<(String, usize, Node)>,
+}
+
+/// A tensor as the model sees it: a packed matrix has the shape of what is packed.
+#[derive(Debug, PartialEq)]
+struct Tensor {
+    shape: Vec<i32>,
+    /// Bits an element and elements a scale, where it is packed.
+    packed: Option<(i32, i32)>,
+}
+
+fn stored(weight: &Weight) -> Option<Tensor> {
+    match weight {
+        Weight::Dense(_) => None,
+        Weight::Affine(packed) => Some(Tensor { shape: weight.shape(), packed: Some((packed.bits, packed.group)) }),
+    }
+}
+
+fn tree(module: &dyn Module) -> Node {
+    let tensor = match module.leaf() {
+        Leaf::Param(param) => Some(Tensor { shape: param.shape(), packed: None }),
+        Leaf::Linear(linear) => stored(&linear.weight),
+        Leaf::Embedding(embedding) => stored(&embedding.weight),
+        Leaf::Branch => None,
+    };
+    let is_packed = tensor.as_ref().is_some_and(|tensor| tensor.packed.is_some());
+    let mut children: Vec<(String, usize, Node)> = Vec::new();
+    module.each(&mut |name, child| {
+        let node = tree(child);
+        let empty = node.tensor.is_none() && node.children.is_empty();
+        if empty || (is_packed && ["weight", "scales", "biases"].contains(&name)) {
+            return;
+        }
+        match (name.parse::<usize>(), children.last_mut()) {
+            (Ok(_), Some((_, times, last))) if *last == node => *times += 1,
+            _ => children.push((name.to_owned(), 1, node)),
+        }
+    });
+    Node { tensor, children }
+}
+
+impl Node {
+    fn elements(&self) -> u64 {
+        let own = self.tensor.iter().map(|tensor| tensor.shape.iter().map(|&length| length as u64).product::<u64>());
+        own.sum::<u64>() + self.children.iter().map(|(_, times, node)| *times as u64 * node.elements()).sum::<u64>()
+    }
+
+    fn lines(&self, name: &str, level: usize, depth: usize, lines: &mut Vec<Vec<String>>) {
+        let shape = self.tensor.as_ref().map(ToString::to_string).unwrap_or_default();
+        lines.push(vec![format!("{}{name}", "  ".repeat(level)), count(self.elements()), shape]);
+        if level < depth {
+            for (name, times, node) in &self.children {
+                node.lines(&numbered(name, *times), level + 1, depth, lines);
+            }
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let children = self.children.iter();
+        let below: Map<String, Value> =
+            children.map(|(name, times, node)| (numbered(name, *times), node.to_json())).collect();
+        match &self.tensor {
+            None => Value::Object(below),
+            Some(tensor) => {
+                let packed = tensor.packed.map(|(bits, group)| json!({"bits": bits, "group": group}));
+                json!({"shape": tensor.shape, "packed": packed})
+            }
+        }
+    }
+}
+
+impl fmt::Display for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.shape)?;
+        match self.packed {
+            Some((bits, group)) => write!(f, " in {bits} bits, groups of {group}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `0` five times is `0..4`.
+fn numbered(name: &str, times: usize) -> String {
+    match name.parse::<usize>() {
+        Ok(first) if times > 1 => format!("{first}..{}", first + times - 1),
+        _ => name.to_owned(),
+    }
+}

@@ -1,0 +1,210 @@
+//! The command line: arguments in, calls of the library, something readable out.
+
+mod chat;
+mod doctor;
+mod fetch;
+mod inspect;
+mod models;
+mod show;
+mod table;
+mod trace;
+
+use crate::{Error, Open, Result, Weights, published};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use framework::{Dtype, sample::TokenSampler};
+use show::Show;
+use std::process::ExitCode;
+
+/// Image, video, language, speech and vision models on MLX.
+#[derive(Debug, Parser)]
+#[command(name = "zoo", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    /// Print JSON, one object a line, instead of text and progress bars.
+    #[arg(long, global = true)]
+    json_events: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the models: what runs, its size and licence, and whether it is on this machine.
+    Models {
+        /// Print the table of the README.
+        #[arg(long)]
+        markdown: bool,
+    },
+    /// Show a checkpoint's architecture, parameter tree, dtypes and sizes; reads no weights.
+    Inspect {
+        /// A model's id, a snapshot's folder, or a .gguf or .safetensors file.
+        path: String,
+        /// How deep to show the tree.
+        #[arg(long, default_value_t = 4)]
+        depth: usize,
+    },
+    /// Download a model into the cache; shows its licence first.
+    Fetch {
+        /// The model's id.
+        id: String,
+    },
+    /// Continue a text.
+    Complete {
+        /// The text to continue.
+        prompt: String,
+        #[command(flatten)]
+        model: ModelArguments,
+        #[command(flatten)]
+        sampling: SamplingArguments,
+    },
+    /// Ask a model; without a question, talk with it.
+    Chat {
+        /// The question.
+        prompt: Option<String>,
+        /// What the model is told before the conversation.
+        #[arg(long)]
+        system: Option<String>,
+        #[command(flatten)]
+        model: ModelArguments,
+        #[command(flatten)]
+        sampling: SamplingArguments,
+    },
+    /// Write the activations whose paths match a pattern as .npy files.
+    Trace {
+        /// The text whose tokens the model reads.
+        prompt: String,
+        /// Which paths: `*` stands for one name, `**` for any number, e.g. `layers.*.attn`.
+        #[arg(long = "match", default_value = "**", value_name = "PATTERN")]
+        pattern: String,
+        /// The folder to write into; it is made, and must not hold anything yet.
+        #[arg(long, value_name = "DIR")]
+        out: std::path::PathBuf,
+        #[command(flatten)]
+        model: ModelArguments,
+    },
+    /// Show the device, MLX's version and backend, memory, the BLAS in use, and measured speed.
+    Doctor,
+}
+
+#[derive(Debug, Args)]
+struct ModelArguments {
+    /// A model's id, a snapshot's folder, or a .gguf file.
+    #[arg(short, long, default_value = "smollm2-135m-instruct")]
+    model: String,
+    /// What becomes of packed weights: auto unpacks them on a CPU where memory allows.
+    #[arg(long, value_enum, default_value_t)]
+    weights: WeightsArgument,
+    /// The dtype to compute in: auto is f32 on a CPU, the file's own on a GPU.
+    #[arg(long, value_enum, default_value_t)]
+    dtype: DtypeArgument,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum WeightsArgument {
+    #[default]
+    Auto,
+    Packed,
+    Dense,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum DtypeArgument {
+    #[default]
+    Auto,
+    F32,
+    F16,
+    Bf16,
+}
+
+#[derive(Debug, Args)]
+struct SamplingArguments {
+    /// The most tokens to generate.
+    #[arg(long, default_value_t = 512)]
+    max_tokens: usize,
+    /// 0 takes the likeliest token; higher is freer. By default what the model's authors recommend, else 0.
+    #[arg(long, allow_negative_numbers = true)]
+    temperature: Option<f32>,
+    /// Keep the k likeliest tokens; 0 keeps all.
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Keep the likeliest tokens that together reach this probability. By default what the model's authors recommend,
+    /// else 1.
+    #[arg(long, allow_negative_numbers = true)]
+    top_p: Option<f32>,
+    /// Keep tokens at least this probable relative to the likeliest.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    min_p: f32,
+    /// Make tokens that occurred less likely; 1 does not.
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    repetition_penalty: f32,
+    /// The seed of the choices.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// End the answer at this text; may be given more than once.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+}
+
+impl ModelArguments {
+    fn open(&self) -> Open {
+        let weights = match self.weights {
+            WeightsArgument::Auto => Weights::Auto,
+            WeightsArgument::Packed => Weights::Packed,
+            WeightsArgument::Dense => Weights::Dense,
+        };
+        let dtype = match self.dtype {
+            DtypeArgument::Auto => None,
+            DtypeArgument::F32 => Some(Dtype::Float32),
+            DtypeArgument::F16 => Some(Dtype::Float16),
+            DtypeArgument::Bf16 => Some(Dtype::Bfloat16),
+        };
+        Open { weights, dtype }
+    }
+}
+
+impl SamplingArguments {
+    /// The request, checked before any weight is read.
+    fn request(&self, model: &ModelArguments) -> Result<crate::Request> {
+        let recommended = published::find(&model.model).ok().map(|row| row.defaults);
+        let recommended = recommended.unwrap_or(published::Defaults { temperature: 0.0, top_p: 1.0 });
+        let request = crate::Request {
+            max_tokens: self.max_tokens,
+            sampler: TokenSampler {
+                repetition_penalty: self.repetition_penalty,
+                temperature: self.temperature.unwrap_or(recommended.temperature),
+                top_k: self.top_k,
+                top_p: self.top_p.unwrap_or(recommended.top_p),
+                min_p: self.min_p,
+            },
+            seed: self.seed,
+            stop: self.stop.clone(),
+        };
+        request.validate()?;
+        Ok(request)
+    }
+}
+
+/// Parses the arguments of the process and does what they say.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let show = Show::new(cli.json_events);
+    let outcome = match &cli.command {
+        Command::Models { markdown } => models::run(*markdown, &show),
+        Command::Inspect { path, depth } => inspect::run(path, *depth, &show),
+        Command::Fetch { id } => fetch::run(id, &show),
+        Command::Complete { prompt, model, sampling } => chat::complete(prompt, model, sampling, &show),
+        Command::Chat { prompt, system, model, sampling } => {
+            chat::chat(prompt.as_deref(), system.as_deref(), model, sampling, &show)
+        }
+        Command::Trace { prompt, pattern, out, model } => trace::run(prompt, pattern, out, model, &show),
+        Command::Doctor => doctor::run(&show),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has seen enough.
+        Err(Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            show.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

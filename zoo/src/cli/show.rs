@@ -1,0 +1,110 @@
+//! How things are shown: text and bars for a person, JSON lines for a program.
+
+use crate::{Error, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use std::{
+    cell::RefCell,
+    io::{IsTerminal, Write, stderr, stdout},
+    ops::ControlFlow,
+};
+
+/// Where output goes.
+pub struct Show {
+    json: bool,
+    bar: RefCell<Option<(&'static str, ProgressBar)>>,
+}
+
+impl Show {
+    /// JSON lines, or text.
+    pub fn new(json: bool) -> Self {
+        Self { json, bar: RefCell::new(None) }
+    }
+
+    /// One JSON object, for programs only.
+    pub fn event(&self, kind: &str, mut fields: Value) -> Result<()> {
+        if self.json {
+            if let Some(fields) = fields.as_object_mut() {
+                fields.insert("event".into(), kind.into());
+            }
+            writeln!(stdout(), "{fields}")?;
+        }
+        Ok(())
+    }
+
+    /// Text, for people only; appears at once.
+    pub fn text(&self, text: &str) -> Result<()> {
+        if !self.json {
+            let mut out = stdout().lock();
+            out.write_all(text.as_bytes())?;
+            out.flush()?;
+        }
+        Ok(())
+    }
+
+    /// A remark beside the output, for people only.
+    pub fn note(&self, text: &str) -> Result<()> {
+        if !self.json {
+            writeln!(stderr(), "{text}")?;
+        }
+        Ok(())
+    }
+
+    /// A stage is `done` of `total` (bytes or tokens): a bar on a terminal, an event for a program.
+    pub fn progress(&self, stage: &'static str, done: u64, total: u64) -> Result<()> {
+        self.event("progress", json!({"stage": stage, "done": done, "total": total}))?;
+        if self.json || !stderr().is_terminal() {
+            return Ok(());
+        }
+        let mut bar = self.bar.borrow_mut();
+        if bar.as_ref().is_none_or(|(shown, _)| *shown != stage) {
+            *bar = Some((stage, new_bar(stage, total)));
+        }
+        if let Some((_, bar)) = &*bar {
+            bar.set_length(total);
+            bar.set_position(done);
+            if done >= total {
+                bar.finish_and_clear();
+            }
+        }
+        if done >= total {
+            *bar = None;
+        }
+        Ok(())
+    }
+
+    /// An error: a sentence, or an event.
+    pub fn error(&self, error: &Error) {
+        if let Some((_, bar)) = self.bar.borrow_mut().take() {
+            bar.finish_and_clear();
+        }
+        // Nothing can be done about an error while an error is shown.
+        if self.json {
+            let _ = self.event("error", json!({"message": error.to_string()}));
+        } else {
+            let _ = writeln!(stderr(), "error: {error}");
+        }
+    }
+}
+
+/// Turns a failure to show something into a stop, and keeps it.
+pub fn note_failure(shown: Result<()>, failure: &mut Option<Error>) -> ControlFlow<()> {
+    match shown {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            *failure = Some(error);
+            ControlFlow::Break(())
+        }
+    }
+}
+
+fn new_bar(stage: &'static str, total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    let counts = if stage == "prefill" { "{pos}/{len} tokens" } else { "{bytes}/{total_bytes}" };
+    let template = format!("{{msg:>8}} [{{bar:32}}] {counts} {{eta}}");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(stage);
+    bar
+}

@@ -1,0 +1,140 @@
+//! The front door: from a name to a model that answers.
+
+use crate::{Checkpoint, LanguageModel, MODELS, OpenOptions, Result, cache, doctor, registry};
+use framework::{
+    Dtype, Embedding, Leaf, Linear, Weight,
+    weights::{Header, Packed, Progress, Source, Stored, Tensors},
+};
+use mlx_rs::{Device, DeviceType};
+use std::{ops::ControlFlow, path::Path};
+
+/// What becomes of packed weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weights {
+    /// Dense on a CPU where memory allows, because packed products are many times slower there; packed on a GPU.
+    #[default]
+    Auto,
+    /// As the file has them.
+    Packed,
+    /// Unpacked at load.
+    Dense,
+}
+
+/// How a model is opened. The default suits the machine.
+///
+/// ```no_run
+/// use framework::Dtype;
+/// use zoo::{Open, Weights};
+/// let model = Open { weights: Weights::Packed, dtype: Some(Dtype::Float16) }.language_model("smollm2-135m-instruct")?;
+/// # Ok::<(), zoo::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    /// What becomes of packed weights.
+    pub weights: Weights,
+    /// The dtype to compute in; by default f32 on a CPU and the file's own on a GPU.
+    pub dtype: Option<Dtype>,
+}
+
+/// Opens a language model by its id (`zoo models` lists them) or by the path of a snapshot or a `.gguf` file.
+///
+/// Nothing is downloaded: a model that is not on this machine is an error that says how to fetch it.
+///
+/// ```no_run
+/// use std::ops::ControlFlow;
+/// use zoo::{Event, Request, text::Message};
+/// let model = zoo::open("smollm2-135m-instruct")?;
+/// let question = [Message::user("What is the capital of France?")];
+/// let answer = model.chat(&question, &Request::default(), &mut |event| {
+///     if let Event::Text(text) = event {
+///         print!("{text}");
+///     }
+///     ControlFlow::Continue(())
+/// })?;
+/// println!("\n{:.0} tokens/s", answer.decode_rate());
+/// # Ok::<(), zoo::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::UnknownModel`](crate::Error::UnknownModel), [`Error::NotFetched`](crate::Error::NotFetched), and everything
+/// that can be wrong with a file.
+pub fn open(model: &str) -> Result<LanguageModel> {
+    Open::default().language_model(model)
+}
+
+impl Open {
+    /// Opens a language model as these options say; see [`open`].
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn language_model(self, model: &str) -> Result<LanguageModel> {
+        self.language_model_with(model, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// As [`language_model`](Self::language_model), telling `progress` the bytes that are loaded.
+    ///
+    /// # Errors
+    /// As [`open`]; [`framework::Error::Cancelled`] when `progress` breaks.
+    pub fn language_model_with(self, model: &str, progress: &mut Progress<'_>) -> Result<LanguageModel> {
+        let path = cache::locate(model)?;
+        LanguageModel::open(&path, self.resolve(&path)?, progress)
+    }
+
+    /// The options for a file on this machine.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn resolve(self, path: &Path) -> Result<OpenOptions> {
+        let source = Source::open(path)?;
+        let on_cpu = matches!(Device::try_default()?.get_type()?, DeviceType::Cpu);
+        let dtype = self.dtype.unwrap_or(if on_cpu { Dtype::Float32 } else { own_dtype(source.header()) });
+        let unpack = match self.weights {
+            Weights::Packed => false,
+            Weights::Dense => true,
+            Weights::Auto => on_cpu && fits(dense_bytes(&source, dtype)?),
+        };
+        Ok(OpenOptions { dtype, packed: if unpack { Packed::Unpack } else { Packed::Keep } })
+    }
+}
+
+/// The half precision that most of a file is in, or f32.
+fn own_dtype(header: &Header) -> Dtype {
+    let bytes = |stored| -> usize {
+        let of_type = header.tensors.values().filter(|info| info.dtype == stored);
+        of_type.filter_map(|info| info.bytes()).sum()
+    };
+    match (bytes(Stored::BF16), bytes(Stored::F16)) {
+        (0, 0) => Dtype::Float32,
+        (wide, narrow) if wide >= narrow => Dtype::Bfloat16,
+        _ => Dtype::Float16,
+    }
+}
+
+/// Whether so many bytes leave a fifth of the available memory free; where the system does not tell, they do not.
+fn fits(bytes: u64) -> bool {
+    doctor::memory().is_some_and(|(_, available)| bytes < available / 5 * 4)
+}
+
+/// Memory of the model with every weight unpacked.
+fn dense_bytes(source: &Source, dtype: Dtype) -> Result<u64> {
+    let checkpoint = Checkpoint::of(source)?;
+    let opened = registry::of(MODELS, &checkpoint, source.path())?.fit(&checkpoint, dtype)?;
+    let count = |shape: &[i32]| shape.iter().map(|&length| length as u64).product::<u64>();
+    let mut elements = 0;
+    let mut packed = String::new();
+    framework::walk(opened.module(), &mut |path, leaf| match leaf {
+        Leaf::Linear(Linear { weight: weight @ Weight::Affine(_), .. })
+        | Leaf::Embedding(Embedding { weight: weight @ Weight::Affine(_) }) => {
+            elements += count(&weight.shape());
+            packed = path.to_owned();
+        }
+        Leaf::Param(param) => {
+            let (holder, name) = path.rsplit_once('.').unwrap_or_default();
+            if holder != packed || !["weight", "scales", "biases"].contains(&name) {
+                elements += count(&param.shape());
+            }
+        }
+        Leaf::Branch | Leaf::Linear(_) | Leaf::Embedding(_) => {}
+    });
+    Ok(elements * if dtype == Dtype::Float32 { 4 } else { 2 })
+}

@@ -240,7 +240,8 @@ impl<N: Norm, P: Position> Attention<N, P> {
 
 /// `[B, L, H·D]` → `[B, L, H, D]`.
 fn split_heads(x: &Array, heads: i32) -> Result<Array> {
-    Ok(x.reshape(&[x.dim(0), x.dim(1), heads, -1])?)
+    let [batch, length, _] = math::shape(x)?;
+    Ok(x.reshape(&[batch, length, heads, -1])?)
 }
 
 /// What happens to scores before the softmax.
@@ -275,8 +276,8 @@ pub fn attend(q: &Array, k: &Array, v: &Array, mask: &Lowered, score: &Score, si
         }
         Some(cap) => bounded(&q, &k, &v, mask, score.scale, cap, sinks)?,
     };
-    let merged = y.transpose_axes(&[0, 2, 1, 3])?;
-    Ok(merged.reshape(&[merged.dim(0), merged.dim(1), -1])?)
+    let [batch, _, length, _] = math::shape(&y)?;
+    Ok(y.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, length, -1])?)
 }
 
 /// The same with bounded scores, which MLX's fused kernels do not have; heads first.
@@ -289,8 +290,8 @@ fn bounded(
     cap: f32,
     sinks: Option<&Array>,
 ) -> Result<Array> {
-    let (batch, heads, queries, dim) = (q.dim(0), q.dim(1), q.dim(2), q.dim(3));
-    let (kv_heads, keys) = (k.dim(1), k.dim(2));
+    let [batch, heads, queries, dim] = math::shape(q)?;
+    let [_, kv_heads, keys, _] = math::shape(k)?;
     let shape = [batch, kv_heads, heads / kv_heads.max(1), queries, dim];
     let grouped = math::scaled(q, scale.into())?.reshape(&shape)?;
     let scores = grouped.matmul(k.expand_dims(2)?.transpose_axes(&[0, 1, 2, 4, 3])?)?;

@@ -75,7 +75,7 @@ impl KvCache {
 
     /// Adds the keys and values `[B, L, Hkv, D]` of a call; returns all that its queries see, `[B, S, Hkv, D]`.
     pub fn update(&mut self, keys: Array, values: Array) -> Result<(Array, Array)> {
-        let length = keys.dim(1);
+        let [_, length, _, _] = math::shape(&keys)?;
         let visible = self.keys(length);
         if let Some(window) = self.window {
             self.start = self.start.max(self.end - (window - 1));
@@ -94,7 +94,10 @@ impl KvCache {
 
     /// Lets `length` tokens fit behind `end`: grows, or moves what is still seen to the front.
     fn make_room(&mut self, keys: &Array, values: &Array, length: i32) -> Result<()> {
-        let capacity = self.buffers.as_ref().map_or(0, |(keys, _)| keys.dim(1));
+        let capacity = match &self.buffers {
+            Some((keys, _)) => math::shape::<4>(keys)?[1],
+            None => 0,
+        };
         if self.end + length <= capacity {
             return Ok(());
         }
@@ -106,10 +109,8 @@ impl KvCache {
         let (start, end) = (self.start, self.end);
         let old = self.buffers.take();
         let renew = |old: Option<Array>, like: &Array| -> Result<Array> {
-            let room = |length: i32| {
-                let shape = [like.dim(0), length, like.dim(2), like.dim(3)];
-                ops::zeros_dtype(&shape, like.dtype())
-            };
+            let [batch, _, heads, dim] = math::shape(like)?;
+            let room = |length: i32| ops::zeros_dtype(&[batch, length, heads, dim], like.dtype());
             match old {
                 Some(old) if held > 0 => {
                     let kept = math::slice(&old, 1, start, end)?;

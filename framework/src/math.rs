@@ -6,7 +6,10 @@
 use crate::{Error, Result};
 use mlx_rs::{
     Array, ArrayElement, Dtype,
-    ops::{self, indexing::TryIndexOp},
+    ops::{
+        self,
+        indexing::{Ellipsis, TryIndexOp},
+    },
 };
 
 /// `a + b`, in the dtype of `a`.
@@ -46,23 +49,38 @@ pub fn scalar(value: f64, dtype: Dtype) -> Result<Array> {
     Ok(value.as_dtype(dtype)?)
 }
 
+/// The lengths of all axes of an array that has N of them.
+///
+/// # Errors
+/// When it has another number of axes.
+pub fn shape<const N: usize>(x: &Array) -> Result<[i32; N]> {
+    let shape = x.shape();
+    shape.try_into().map_err(|_| Error::argument("shape", format!("{shape:?} where {N} axes are expected")))
+}
+
+/// The length of the last axis.
+///
+/// # Errors
+/// For a scalar.
+pub fn last(x: &Array) -> Result<i32> {
+    x.shape().last().copied().ok_or_else(|| Error::argument("shape", "a scalar where features are expected"))
+}
+
 /// The elements `start..end` along an axis (negative axes count from the end).
 pub fn slice(x: &Array, axis: i32, start: i32, end: i32) -> Result<Array> {
-    let length = x.shape().get(positive(axis, x.ndim())?).copied().unwrap_or(0);
+    let place = positive(axis, x.ndim())?;
+    let length = x.shape().get(place).copied().unwrap_or(0);
     if start < 0 || end < start || end > length {
         return Err(Error::argument("range", format!("{start}..{end} does not lie in axis {axis} of length {length}")));
     }
-    let whole = x.ndim().saturating_sub(1).saturating_sub(positive(axis, x.ndim())?);
     let range = start..end;
-    Ok(match (positive(axis, x.ndim())?, whole) {
-        (0, _) => x.try_index(range)?,
-        (_, 0) => x.try_index((mlx_rs::ops::indexing::Ellipsis, range))?,
-        (1, _) => x.try_index((.., range))?,
-        (2, _) => x.try_index((.., .., range))?,
-        (3, _) => x.try_index((.., .., .., range))?,
-        _ => {
-            return Err(Error::argument("axis", format!("axis {axis} of {} dimensions", x.ndim())));
-        }
+    Ok(match place {
+        _ if place + 1 == x.ndim() => x.try_index((Ellipsis, range))?,
+        0 => x.try_index(range)?,
+        1 => x.try_index((.., range))?,
+        2 => x.try_index((.., .., range))?,
+        3 => x.try_index((.., .., .., range))?,
+        _ => return Err(Error::argument("axis", format!("axis {axis} of {} dimensions", x.ndim()))),
     })
 }
 

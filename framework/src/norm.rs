@@ -1,6 +1,6 @@
 //! Normalisation: RMSNorm, LayerNorm, GroupNorm.
 
-use crate::{Init, Module, Param, Result, math};
+use crate::{Error, Init, Module, Param, Result, math};
 use mlx_rs::{Array, fast};
 
 /// The role of a norm in a block: keeps the shape and the dtype of `x`.
@@ -101,7 +101,9 @@ impl GroupNorm {
 impl Norm for GroupNorm {
     fn forward(&self, x: &Array) -> Result<Array> {
         let shape = x.shape().to_vec();
-        let (batch, channels) = (x.dim(0), x.dim(-1));
+        let &[batch, .., channels] = &shape[..] else {
+            return Err(Error::argument("x", format!("shape {shape:?} where [B, …, C] is normalised")));
+        };
         let by_group = x.reshape(&[batch, -1, self.groups, channels / self.groups])?.transpose_axes(&[0, 2, 1, 3])?;
         let flat = by_group.reshape(&[batch, self.groups, -1])?;
         let normal = fast::layer_norm(&flat, None, None, self.eps)?.reshape(by_group.shape())?;

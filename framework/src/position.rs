@@ -402,8 +402,9 @@ impl Position for Rope {
         let Some(angles) = at.angles else {
             return Err(Error::argument("at.angles", "a rope needs the tables of this call; lend `rope.angles(…)`"));
         };
-        let (rotated, rest) = if self.dims < x.dim(-1) {
-            let rest = math::slice(x, -1, self.dims, x.dim(-1))?;
+        let width = math::last(x)?;
+        let (rotated, rest) = if self.dims < width {
+            let rest = math::slice(x, -1, self.dims, width)?;
             (math::slice(x, -1, 0, self.dims)?, Some(rest))
         } else {
             (x.clone(), None)

@@ -39,6 +39,31 @@ impl From<Json> for Value {
 }
 
 impl Value {
+    /// The value as JSON; `None` when it is or holds a tensor.
+    pub fn json(&self) -> Option<Json> {
+        Some(match self {
+            Self::Null => Json::Null,
+            Self::Bool(flag) => Json::Bool(*flag),
+            Self::Number(number) => Json::Number(number.clone()),
+            Self::String(text) => Json::String(text.clone()),
+            Self::List(items) => Json::Array(items.iter().map(Self::json).collect::<Option<_>>()?),
+            Self::Map(fields) => {
+                let fields = fields.iter().map(|(key, value)| Some((key.clone(), value.json()?)));
+                Json::Object(fields.collect::<Option<_>>()?)
+            }
+            Self::Tensor(_) => return None,
+        })
+    }
+
+    /// The part under a dictionary's key or a list's index.
+    pub(crate) fn part_mut(&mut self, part: &str) -> Option<&mut Self> {
+        match self {
+            Self::Map(fields) => fields.get_mut(part),
+            Self::List(items) => items.get_mut(part.parse::<usize>().ok()?),
+            _ => None,
+        }
+    }
+
     /// Puts a tensor at `path` (dictionary keys and list indices). A `null` on the way is a hole to
     /// fill; lists grow one by one, so indices must arrive in ascending order.
     ///
@@ -118,6 +143,13 @@ mod tests {
         assert_eq!(cond["scale"], Value::Number(2.into()));
         let pair = [Value::Tensor(tensor("pair.0")), Value::Number(3.into())];
         assert_eq!(root["pair"], Value::List(pair.to_vec()));
+    }
+
+    #[test]
+    fn what_holds_no_tensor_is_json_again() {
+        let json = json!({"a": [1, 2.5, "x", null, {"b": true}]});
+        assert_eq!(Value::from(json.clone()).json(), Some(json.clone()));
+        assert_eq!(built(json, &["c.d"]).unwrap().json(), None);
     }
 
     #[test]

@@ -97,6 +97,12 @@ impl Case {
         self.arguments.get(call)
     }
 
+    /// The argument at `inputs/<call>/<argument>`, to be changed; the masks of `ignore` stay what they are.
+    pub(crate) fn argument_mut(&mut self, name: &str) -> Option<&mut Value> {
+        let (call, argument) = name.strip_prefix("inputs/")?.split_once('/')?;
+        argument.split('.').try_fold(self.arguments.get_mut(call.parse::<usize>().ok()?)?, Value::part_mut)
+    }
+
     /// The tensor at `inputs/<call>/<argument>`.
     pub fn input(&self, name: &str) -> Option<&Stored> {
         self.inputs.get(name)

@@ -1,18 +1,19 @@
 //! Faults put into a case on purpose, to prove that the report names the place: a case is copied, one thing in the copy is
 //! changed, and the headline must be the first observed output downstream of the change.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype as Stored, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value as Json;
 
+use crate::arguments::Value;
 use crate::case::Case;
-use crate::npy;
+use crate::npy::{self, Stored};
 use crate::run::check;
 use crate::subject::Family;
-use crate::tensor::Data;
 use crate::{Error, Result};
 
 /// One fault and where it must show.
@@ -33,7 +34,9 @@ pub enum Edit {
     Config(String, Change),
     /// Another tensor in the checkpoint, by the reference's name.
     Weight(String, Operation),
-    /// Other values in an input (`inputs/0/attention_mask`).
+    /// Two tensors of the checkpoint under each other's name.
+    Exchange(String, String),
+    /// Other values in an input (`inputs/0/attention_mask`). Where `ignore` names it, the same rows are ignored as before.
     Input(String, Rewrite),
 }
 
@@ -71,7 +74,7 @@ pub enum Operation {
 pub enum Rewrite {
     /// Every element becomes one: a mask that hides nothing.
     Ones,
-    /// The input is left out.
+    /// `None` is given instead.
     Drop,
 }
 
@@ -84,6 +87,11 @@ impl Fault {
     /// A fault in the checkpoint.
     pub fn weight(name: &str, tensor: &str, operation: Operation, expected: &str) -> Self {
         Self::new(name, Edit::Weight(tensor.into(), operation), expected)
+    }
+
+    /// A fault in two tensors of one shape.
+    pub fn exchange(name: &str, one: &str, other: &str, expected: &str) -> Self {
+        Self::new(name, Edit::Exchange(one.into(), other.into()), expected)
     }
 
     /// A fault in an input.
@@ -101,13 +109,24 @@ impl Fault {
     /// When there is nothing to change there, the change would change nothing, or a file cannot be copied.
     pub fn inject(&self, case: &Case, into: &Path) -> Result<Case> {
         copy(&case.dir, into)?;
+        let weights = into.join("weights.safetensors");
         match &self.edit {
             Edit::Config(pointer, change) => self.configure(pointer, change, &into.join("case.json"))?,
             Edit::Weight(name, operation) => {
-                let stored = case.meta.tied.get(name).unwrap_or(name);
-                self.reweigh(stored, *operation, &into.join("weights.safetensors"))?;
+                let name = case.meta.tied.get(name).unwrap_or(name);
+                self.reweigh(&weights, &[name], |views| {
+                    let [view] = views else { return Err("it is one".into()) };
+                    Ok(vec![operation.apply(view)?])
+                })?;
             }
-            Edit::Input(name, rewrite) => self.rewrite(*rewrite, &into.join(format!("{name}.npy")))?,
+            Edit::Exchange(one, other) => self.reweigh(&weights, &[one, other], |views| {
+                let [one, other] = views else { return Err("they are two".into()) };
+                match (one.shape(), one.dtype()) == (other.shape(), other.dtype()) {
+                    true => Ok(vec![other.data().to_vec(), one.data().to_vec()]),
+                    false => Err(format!("{:?} and {:?} do not change places", one.shape(), other.shape())),
+                }
+            })?,
+            Edit::Input(name, rewrite) => return self.rewrite(name, *rewrite, Case::open(into)?),
         }
         Case::open(into)
     }
@@ -154,40 +173,55 @@ impl Fault {
         fs::write(file, json.to_string()).map_err(io)
     }
 
-    fn reweigh(&self, name: &str, operation: Operation, file: &Path) -> Result<()> {
+    /// Gives the named tensors the bytes that `change` makes of them.
+    fn reweigh(
+        &self,
+        file: &Path,
+        names: &[&String],
+        change: impl FnOnce(&[TensorView]) -> Result<Vec<Vec<u8>>, String>,
+    ) -> Result<()> {
         let io = |e| Error::io(file, e);
         let malformed = |e: safetensors::SafeTensorError| Error::file(file, e.to_string());
         let bytes = fs::read(file).map_err(io)?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(malformed)?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(malformed)?;
-        let view = tensors.tensor(name).map_err(|e| self.refuse(e.to_string()))?;
-        let changed = operation.apply(&view).map_err(|problem| self.refuse(format!("{name}: {problem}")))?;
-        if changed == view.data() {
-            return Err(self.refuse(format!("{name} is the same after {operation:?}")));
+        let views = names.iter().map(|name| tensors.tensor(name)).collect::<Result<Vec<_>, _>>();
+        let views = views.map_err(|e| self.refuse(e.to_string()))?;
+        let changed = change(&views).map_err(|problem| self.refuse(format!("{names:?}: {problem}")))?;
+        if changed.iter().zip(&views).all(|(new, old)| new == old.data()) {
+            return Err(self.refuse(format!("{names:?} are the same after it")));
         }
-        let changed = TensorView::new(view.dtype(), view.shape().to_vec(), &changed).map_err(malformed)?;
-        let all = tensors.iter().map(|(other, view)| (other, if other == name { changed.clone() } else { view }));
+        let mut all: BTreeMap<String, TensorView> =
+            tensors.iter().map(|(name, view)| (name.to_owned(), view)).collect();
+        for ((name, old), new) in names.iter().zip(&views).zip(&changed) {
+            let new = TensorView::new(old.dtype(), old.shape().to_vec(), new).map_err(malformed)?;
+            all.insert((*name).clone(), new);
+        }
         let bytes = safetensors::serialize(all, header.metadata().clone()).map_err(malformed)?;
         fs::write(file, bytes).map_err(io)
     }
 
-    fn rewrite(&self, rewrite: Rewrite, file: &Path) -> Result<()> {
-        if rewrite == Rewrite::Drop {
-            return fs::remove_file(file).map_err(|e| Error::io(file, e));
-        }
-        let old = npy::read(file)?;
-        let mut new = old.clone();
-        match &mut new.data {
-            Data::F32(v) => v.fill(1.0),
-            Data::F64(v) => v.fill(1.0),
-            Data::I64(v) => v.fill(1),
-            Data::U64(v) => v.fill(1),
-            Data::Bool(v) => v.fill(true),
-        }
-        if new == old {
-            return Err(self.refuse(format!("{} is ones already", file.display())));
-        }
-        npy::write(file, &new)
+    /// Gives an argument another value.
+    fn rewrite(&self, name: &str, rewrite: Rewrite, mut case: Case) -> Result<Case> {
+        let changed = case.dir.join("changed.npy");
+        let argument = case.argument_mut(name).ok_or_else(|| self.refuse(format!("the case has no {name}")))?;
+        let Value::Tensor(stored) = argument else {
+            return Err(self.refuse(format!("{name} is not a tensor")));
+        };
+        *argument = match rewrite {
+            Rewrite::Drop => Value::Null,
+            Rewrite::Ones => {
+                let old = stored.read()?;
+                let mut new = old.clone();
+                new.data.fill_with_ones();
+                if new == old {
+                    return Err(self.refuse(format!("{name} is ones already")));
+                }
+                npy::write(&changed, &new)?;
+                Value::Tensor(Stored { file: changed, ..stored.clone() })
+            }
+        };
+        Ok(case)
     }
 }
 
@@ -209,7 +243,7 @@ impl Operation {
                 Ok((0..rows).flat_map(column).copied().collect())
             }
             Self::Negate => {
-                if !matches!(view.dtype(), Stored::F16 | Stored::BF16 | Stored::F32 | Stored::F64) {
+                if !matches!(view.dtype(), Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64) {
                     return Err(format!("{:?} has no sign to turn", view.dtype()));
                 }
                 let mut bytes = data.to_vec();
@@ -269,6 +303,7 @@ mod tests {
             Fault::weight("transposed", "layers.1.q.weight", Operation::Transpose, "layers.1.q"),
             Fault::weight("negated", "layers.0.k.weight", Operation::Negate, "layers.0.k"),
             Fault::weight("gain", "layers.1.norm.weight", Operation::Negate, "layers.1.norm"),
+            Fault::exchange("exchanged", "layers.0.q.weight", "layers.0.k.weight", "layers.0.q"),
             Fault::weight("swapped", "layers.0.ff.weight", swap, "layers.0.ff"),
             Fault::weight("head", "head.weight", Operation::Roll(1), "output/0/sample"),
             Fault::input("mask", "inputs/0/mask", Rewrite::Ones, "layers.0.norm"),
@@ -292,6 +327,9 @@ mod tests {
             Fault::config("none", "/eps", Change::Set(json!(0.01)), ""),
             Fault::config("none", "/nothing", Change::Times(2.0), ""),
             Fault::weight("none", "nothing", Operation::Negate, ""),
+            Fault::exchange("none", "layers.0.q.weight", "layers.0.ff.weight", ""),
+            Fault::exchange("none", "layers.0.q.weight", "layers.0.q.weight", ""),
+            Fault::input("none", "inputs/0/nothing", Rewrite::Ones, ""),
             weight(Operation::Roll(1)),
             weight(Operation::Transpose),
             weight(Operation::Swap { chunks: 2, first: 0, second: 1 }),
@@ -303,7 +341,7 @@ mod tests {
     #[test]
     fn a_matrix_of_any_element_size_is_transposed() {
         let bytes: Vec<u8> = (0..8).collect();
-        let view = TensorView::new(Stored::F16, vec![2, 2], &bytes).unwrap();
+        let view = TensorView::new(Dtype::F16, vec![2, 2], &bytes).unwrap();
         assert_eq!(Operation::Transpose.apply(&view).unwrap(), [0, 1, 4, 5, 2, 3, 6, 7]);
         assert_eq!(Operation::Roll(1).apply(&view).unwrap(), [4, 5, 6, 7, 0, 1, 2, 3]);
         assert_eq!(Operation::Negate.apply(&view).unwrap(), [0, 129, 2, 131, 4, 133, 6, 135]);

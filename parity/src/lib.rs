@@ -11,8 +11,11 @@
 #![warn(missing_docs)]
 
 pub mod arguments;
+pub mod array;
+pub mod blocks;
 pub mod case;
 pub mod compare;
+mod entry;
 mod error;
 pub mod fault;
 pub mod npy;
@@ -27,7 +30,48 @@ mod toy;
 pub use error::{Error, Result};
 pub use suite::Suite;
 
-/// The suite of everything that this workspace implements.
+/// The suite of everything that this workspace implements: the zoo's models and the framework's blocks.
+///
+/// One's own families join it, or the zoo's alone, in the same way:
+///
+/// ```
+/// use framework::{Init, Linear, weights::WeightMap};
+/// use parity::{Suite, suite::Outcome};
+/// use zoo::registry::{Layout, entry, json_config};
+/// use zoo::{Arguments, Family, Outputs, Result};
+///
+/// struct Mine;
+///
+/// #[derive(serde::Deserialize)]
+/// struct Config {
+///     input: i32,
+///     output: i32,
+///     bias: bool,
+/// }
+///
+/// impl Family for Mine {
+///     const NAMES: &'static [&'static str] = &["Linear"];
+///     const IGNORED: &'static [(&'static str, &'static str)] = &[];
+///     type Config = Config;
+///     type Model = Linear;
+///
+///     fn build(config: &Config, init: &mut Init) -> framework::Result<Linear> {
+///         Linear::new(config.input, config.output, config.bias, init)
+///     }
+///     fn layouts() -> &'static [Layout<Config>] {
+///         &[Layout { name: "mine", config: json_config::<Mine>, map: |_| WeightMap::identity() }]
+///     }
+///     fn call(model: &Linear, method: &str, arguments: &mut Arguments) -> Result<Outputs> {
+///         assert_eq!(method, "forward");
+///         Ok(vec![("0".into(), model.forward(&arguments.take("x")?)?)])
+///     }
+/// }
+///
+/// let suite = Suite::new(zoo::MODELS).with(entry::<Mine>());
+/// let summary = suite.run(&["../fixtures/framework/linear".into()])?;
+/// assert!(matches!(summary.cases[0].outcome, Outcome::Passed(_)));
+/// # Ok::<(), parity::Error>(())
+/// ```
 pub fn models() -> Suite {
-    Suite::default()
+    Suite::new(zoo::MODELS.iter().chain(blocks::BLOCKS))
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::case::Case;
+use crate::case::{Case, Reference};
 use crate::report::Report;
 use crate::run::check;
 use crate::subject::Family;
@@ -81,6 +81,19 @@ impl Suite {
         self
     }
 
+    /// The family that implements a class, if there is one.
+    ///
+    /// # Errors
+    /// When several do.
+    pub fn family(&self, reference: &Reference) -> Result<Option<&dyn Family>> {
+        let mut answering = self.families.iter().filter(|family| family.answers(reference));
+        match (answering.next(), answering.count()) {
+            (None, _) => Ok(None),
+            (Some(family), 0) => Ok(Some(family.as_ref())),
+            (_, more) => Err(Error::Ambiguous { class: reference.class.clone(), count: more + 1 }),
+        }
+    }
+
     /// Runs one case.
     pub fn check(&self, found: &Found) -> Outcome {
         match self.report(found) {
@@ -107,17 +120,13 @@ impl Suite {
     fn report(&self, found: &Found) -> Result<Result<Report, String>> {
         let case = Case::open(&found.dir)?;
         let reference = &case.meta.reference;
-        let answering: Vec<_> = self.families.iter().filter(|family| family.answers(reference)).collect();
-        let [family] = answering[..] else {
-            return match answering.len() {
-                0 => Ok(Err(format!("no family answers to {} of {}", reference.class, reference.package))),
-                count => Err(Error::Ambiguous { class: reference.class.clone(), count }),
-            };
+        let Some(family) = self.family(reference)? else {
+            return Ok(Err(format!("no family answers to {} of {}", reference.class, reference.package)));
         };
         if case.weights.is_none() && case.components.is_empty() {
             return Ok(Err("weights.safetensors is missing".into()));
         }
-        check(&case, family.as_ref()).map(|report| Ok(Report { case: found.name.clone(), ..report }))
+        check(&case, family).map(|report| Ok(Report { case: found.name.clone(), ..report }))
     }
 }
 

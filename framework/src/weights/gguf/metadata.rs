@@ -18,7 +18,7 @@ const ENTRY: u64 = 200;
 
 /// A value of a GGUF file's metadata.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the names say it all")]
 pub enum Value {
     U8(u8),
     I8(i8),
@@ -37,7 +37,7 @@ pub enum Value {
 
 /// A list in a GGUF file's metadata; its items have one type.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the names say it all")]
 pub enum Array {
     U8(Vec<u8>),
     I8(Vec<i8>),

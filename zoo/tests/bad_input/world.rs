@@ -1,0 +1,196 @@
+//! A folder with a model in each form, in which a command can be run.
+
+use crate::{case::Shown, gguf::Gguf};
+use framework::weights::{
+    Info, Tensors as _,
+    safetensors::{self, File},
+};
+use serde_json::{Map, Value, json};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::Command,
+};
+use tempfile::TempDir;
+
+/// The tensors of a file.
+pub type Tensors = BTreeMap<String, (Info, Vec<u8>)>;
+
+/// `snapshot/`, the same in shards as `sharded/`, `model.gguf`, an empty `cache/`, and a `question`.
+pub struct World {
+    folder: TempDir,
+}
+
+/// A user without rights, for a superuser to become.
+const NOBODY: u32 = 65534;
+
+const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+
+impl World {
+    /// A world where all is well.
+    pub fn new() -> Self {
+        let world = Self { folder: tempfile::tempdir().unwrap() };
+        // Nobody may look in, too.
+        fs::set_permissions(world.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/llama/base");
+        let description: Value = serde_json::from_slice(&fs::read(case.join("case.json")).unwrap()).unwrap();
+        for snapshot in ["snapshot", "sharded"] {
+            world.write(&format!("{snapshot}/config.json"), description["config"].to_string());
+            world.write(&format!("{snapshot}/tokenizer.json"), tokenizer().to_string());
+            world.write(&format!("{snapshot}/chat_template.jinja"), "{{ messages[0].content }}");
+        }
+        world.write("snapshot/model.safetensors", fs::read(case.join("weights.safetensors")).unwrap());
+        world.shard();
+        world.write("model.gguf", Gguf::new().bytes());
+        world.write("question", "hello\n");
+        fs::create_dir(world.path("cache")).unwrap();
+        world
+    }
+
+    /// The model in two shards with an index.
+    fn shard(&self) {
+        let (mut first, mut second, mut index) = (Tensors::new(), Tensors::new(), Map::new());
+        for (name, tensor) in tensors(&self.path("snapshot/model.safetensors")) {
+            let (shard, into) =
+                if name.contains("layers.2") { (SHARDS[1], &mut second) } else { (SHARDS[0], &mut first) };
+            index.insert(name.clone(), shard.into());
+            into.insert(name, tensor);
+        }
+        for (shard, tensors) in SHARDS.iter().zip([first, second]) {
+            safetensors::write(&self.path("sharded").join(shard), &tensors, &BTreeMap::new()).unwrap();
+        }
+        self.write("sharded/model.safetensors.index.json", json!({"weight_map": index}).to_string());
+    }
+
+    /// The place of that name.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file, and the folders that it is in.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    /// Deletes a file.
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).unwrap();
+    }
+
+    /// Gives a file another name.
+    pub fn rename(&self, from: &str, to: &str) {
+        fs::rename(self.path(from), self.path(to)).unwrap();
+    }
+
+    /// Leaves the first `share` of a file.
+    pub fn truncate(&self, name: &str, share: f64) {
+        let content = fs::read(self.path(name)).unwrap();
+        self.write(name, &content[..(content.len() as f64 * share) as usize]);
+    }
+
+    /// Changes an object of JSON.
+    pub fn edit(&self, name: &str, change: impl FnOnce(&mut Map<String, Value>)) {
+        let mut json: Value = serde_json::from_slice(&fs::read(self.path(name)).unwrap()).unwrap();
+        change(json.as_object_mut().unwrap());
+        self.write(name, json.to_string());
+    }
+
+    /// Sets a key of the snapshot's config.
+    pub fn config(&self, key: &str, value: Value) {
+        self.edit("snapshot/config.json", |config| drop(config.insert(key.into(), value)));
+    }
+
+    /// Changes the tensors of the snapshot.
+    pub fn tensors(&self, change: impl FnOnce(&mut Tensors)) {
+        let path = self.path("snapshot/model.safetensors");
+        let mut tensors = tensors(&path);
+        change(&mut tensors);
+        safetensors::write(&path, &tensors, &BTreeMap::new()).unwrap();
+    }
+
+    /// Changes the GGUF file.
+    pub fn gguf(&self, change: impl FnOnce(&mut Gguf)) {
+        let mut gguf = Gguf::new();
+        change(&mut gguf);
+        self.write("model.gguf", gguf.bytes());
+    }
+
+    /// Puts a program into place of Python.
+    pub fn python(&self, script: &str) {
+        self.write("python", format!("#!/bin/sh\n{script}\n"));
+        fs::set_permissions(self.path("python"), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Makes a folder that cannot be written.
+    pub fn protect(&self, name: &str) {
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o555)).unwrap();
+    }
+
+    /// What lies in the folder, with the sizes of files.
+    pub fn files(&self) -> BTreeMap<PathBuf, Option<u64>> {
+        let mut found = BTreeMap::new();
+        let mut folders = vec![self.folder.path().to_path_buf()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let kind = fs::metadata(&path).unwrap();
+                found.insert(path.strip_prefix(self.folder.path()).unwrap().into(), (!kind.is_dir()).then(|| kind.len()));
+                if kind.is_dir() {
+                    folders.push(path);
+                }
+            }
+        }
+        found
+    }
+
+    /// Runs a line of shell with `DIR` for this folder; what it shows has `DIR` in its place again.
+    pub fn run(&self, command: &str) -> Shown {
+        let folder = self.folder.path().to_str().unwrap();
+        let program = Path::new(env!("CARGO_BIN_EXE_zoo"));
+        let search = env::var("PATH").unwrap_or_default();
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &command.replace("DIR", folder)])
+            .env("PATH", format!("{}:{search}", program.parent().unwrap().display()))
+            .env("ZOO_CACHE", self.path("cache"))
+            .env("PYTHON", self.path("python"))
+            .env("HOME", folder)
+            .current_dir(folder);
+        // Permissions do not bind a superuser.
+        if is_superuser() {
+            shell.uid(NOBODY).gid(NOBODY);
+        }
+        let output = shell.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(folder, "DIR");
+        Shown { status: output.status.code(), output: text(output.stdout), errors: text(output.stderr) }
+    }
+}
+
+fn is_superuser() -> bool {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    id.stdout == b"0\n"
+}
+
+fn tensors(path: &Path) -> Tensors {
+    let file = File::open(path).unwrap();
+    file.header().tensors.keys().map(|name| (name.clone(), file.read(name).unwrap())).collect()
+}
+
+/// A tokenizer of a few words.
+fn tokenizer() -> Value {
+    let words = ["<unk>", "<s>", "</s>", "hello", "world"];
+    let ids: Map<String, Value> = words.iter().zip(0..).map(|(word, id)| ((*word).to_owned(), id.into())).collect();
+    json!({
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": null,
+        "decoder": null,
+        "model": {"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"},
+    })
+}

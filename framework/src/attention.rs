@@ -13,6 +13,8 @@ pub struct At<'a> {
     pub angles: Option<&'a Angles>,
     /// The mask of this call.
     pub mask: &'a Lowered,
+    /// The condition of this call for modulated blocks, `[B, C]` or by token `[B, L, C]`, activated once by the model.
+    pub cond: Option<&'a Array>,
 }
 
 /// Where queries, keys and values come from; a checkpoint's grouping is kept, because it is what its adapters name.

@@ -1,10 +1,13 @@
 //! Transformer blocks.
 
-use crate::{AnyFfn, AnyNorm, AnyPosition, At, Attention, Ffn, KvCache, Norm, Position, Result, call, math};
+use crate::{
+    AnyFfn, AnyModulation, AnyNorm, AnyPosition, At, Attention, Error, Ffn, KvCache, Modulation, Norm, Position,
+    Result, call, within,
+};
 use mlx_rs::Array;
 
 /// The pre-norm transformer block: `x ← x + attn(norm1(x))`, then `x ← x + ffn(norm2(x))`
-/// (<https://arxiv.org/abs/2002.04745>).
+/// (<https://arxiv.org/abs/2002.04745>), with a modulation around either step where a condition acts on it.
 ///
 /// ```
 /// use framework::*;
@@ -25,15 +28,16 @@ use mlx_rs::Array;
 ///     },
 ///     norm2: AnyNorm::Rms(RmsNorm::new(32, 1e-6, &mut init)?),
 ///     ffn: AnyFfn::Glu(Glu::new(32, 64, Activation::Silu, false, &mut init)?),
+///     modulation: AnyModulation::None,
 /// };
 /// let x = init.normal(&[1, 5, 32], 1.0)?.get();
 /// let angles = rope.angles(&Positions::range(0, 5))?;
 /// let mask = Mask::causal().lower(5, 5, x.dtype())?;
-/// let y = block.forward(&x, &At { angles: Some(&angles), mask: &mask }, None)?;
+/// let y = block.forward(&x, &At { angles: Some(&angles), mask: &mask, cond: None }, None)?;
 /// assert_eq!(y.shape(), [1, 5, 32]);
 /// # Ok::<(), framework::Error>(())
 /// ```
-pub struct Block<F = AnyFfn, N = AnyNorm, P = AnyPosition> {
+pub struct Block<F = AnyFfn, M = AnyModulation, N = AnyNorm, P = AnyPosition> {
     /// Before attention.
     pub norm1: N,
     /// Tokens exchange.
@@ -42,15 +46,23 @@ pub struct Block<F = AnyFfn, N = AnyNorm, P = AnyPosition> {
     pub norm2: N,
     /// Tokens compute.
     pub ffn: F,
+    /// How a condition acts on both.
+    pub modulation: M,
 }
-crate::module! { impl[F: Ffn, N: Norm, P: Position] Block<F, N, P> { norm1, attn, norm2, ffn } }
+crate::module! {
+    impl[F: Ffn, M: Modulation, N: Norm, P: Position] Block<F, M, N, P> { norm1, attn, norm2, ffn, modulation }
+}
 
-impl<F: Ffn, N: Norm, P: Position> Block<F, N, P> {
+impl<F: Ffn, M: Modulation, N: Norm, P: Position> Block<F, M, N, P> {
     /// `[B, L, D]` → `[B, L, D]`; with a state, earlier calls are seen too.
     pub fn forward(&self, x: &Array, at: &At, state: Option<&mut KvCache>) -> Result<Array> {
-        let h = call!(self.norm1.forward(x))?;
-        let x = math::add(x, &call!(self.attn.forward(&h, at, state))?)?;
-        let h = call!(self.norm2.forward(&x))?;
-        math::add(&x, &call!(self.ffn.forward(&h))?)
+        let mods = within!(self.modulation => self.modulation.sublayers(at, 2))?;
+        let [outer, inner] = &mods[..] else {
+            return Err(Error::argument("modulation", "two sublayers need two parts"));
+        };
+        let h = outer.before(call!(self.norm1.forward(x))?)?;
+        let x = outer.after(x, &call!(self.attn.forward(&h, at, state))?)?;
+        let h = inner.before(call!(self.norm2.forward(&x))?)?;
+        inner.after(&x, &call!(self.ffn.forward(&h))?)
     }
 }

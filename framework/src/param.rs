@@ -1,6 +1,6 @@
 //! Parameters and how they begin.
 
-use crate::{Leaf, LeafMut, Module, Result};
+use crate::{Error, Leaf, LeafMut, Module, Result};
 use mlx_rs::{Array, Dtype, random};
 use std::cell::RefCell;
 
@@ -56,6 +56,7 @@ impl Module for Param {
 pub struct Init {
     dtype: Dtype,
     seed: u64,
+    left: usize,
 }
 
 impl Default for Init {
@@ -67,7 +68,13 @@ impl Default for Init {
 impl Init {
     /// Parameters of type `dtype` from the given seed.
     pub fn new(dtype: Dtype, seed: u64) -> Self {
-        Self { dtype, seed }
+        Self { dtype, seed, left: usize::MAX }
+    }
+
+    /// Refuses to make more than so many parameters: a config from a stranger may ask for any number of layers.
+    #[must_use]
+    pub fn at_most(self, parameters: usize) -> Self {
+        Self { left: parameters, ..self }
     }
 
     /// The element type of new parameters.
@@ -77,6 +84,7 @@ impl Init {
 
     /// Uniform in `[-bound, bound]`.
     pub fn uniform(&mut self, shape: &[i32], bound: f32) -> Result<Param> {
+        self.count()?;
         let key = self.key()?;
         let value = random::uniform::<_, f32>(-bound, bound, shape, &key)?;
         Ok(Param::new(value.as_dtype(self.dtype)?))
@@ -84,6 +92,7 @@ impl Init {
 
     /// Normal with the given standard deviation and mean 0.
     pub fn normal(&mut self, shape: &[i32], deviation: f32) -> Result<Param> {
+        self.count()?;
         let key = self.key()?;
         let value = random::normal::<f32>(shape, None, deviation, &key)?;
         Ok(Param::new(value.as_dtype(self.dtype)?))
@@ -91,12 +100,33 @@ impl Init {
 
     /// The same value everywhere.
     pub fn constant(&mut self, shape: &[i32], value: f32) -> Result<Param> {
+        self.count()?;
         let value = Array::full::<f32>(shape, Array::from_f32(value))?;
         Ok(Param::new(value.as_dtype(self.dtype)?))
+    }
+
+    fn count(&mut self) -> Result<()> {
+        let none =
+            || Error::argument("config", "it asks for far more parameters than the file has tensors; check its counts");
+        self.left = self.left.checked_sub(1).ok_or_else(none)?;
+        Ok(())
     }
 
     fn key(&mut self) -> Result<Array> {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         Ok(random::key(self.seed)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_parameters_are_made_than_may_be() {
+        let mut init = Init::default().at_most(2);
+        init.constant(&[1], 0.0).unwrap();
+        init.normal(&[1], 1.0).unwrap();
+        assert!(init.uniform(&[1], 1.0).unwrap_err().to_string().contains("far more parameters"));
     }
 }

@@ -219,6 +219,14 @@ pub struct Angles {
     sin: Array,
 }
 
+impl Angles {
+    /// The tables of these tokens followed by those of others.
+    pub fn then(&self, others: &Self) -> Result<Self> {
+        let join = |a: &Array, b: &Array| ops::concatenate(&[a, b], 1);
+        Ok(Self { cos: join(&self.cos, &others.cos)?, sin: join(&self.sin, &others.sin)? })
+    }
+}
+
 impl Rope {
     /// One axis, all features in f32, not stretched.
     pub fn new(dims: i32, theta: f64, layout: Layout) -> Self {
@@ -501,7 +509,7 @@ mod tests {
 
     fn rotate(rope: &Rope, x: &Array, positions: &Positions) -> Result<Array> {
         let angles = rope.angles(positions)?;
-        rope.rotate(x, &At { angles: Some(&angles), mask: &Lowered::None })
+        rope.rotate(x, &At { angles: Some(&angles), mask: &Lowered::None, cond: None })
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One definition of each block in the whole workspace, and all of them in `framework`.
 //!
 //! Judged by name and by shape: a struct with a block's name, a function with the name of a block's inner step, and a
-//! use of MLX's fused kernels are each confined to one place.
+//! use of MLX's fused kernels are each confined to one place. A struct that is read from a file is a config, not a block.
 
 use crate::{
     Finding, Result, Verdict,
@@ -9,7 +9,7 @@ use crate::{
 };
 use std::collections::BTreeMap;
 use syn::{
-    ItemStruct, Path, Signature, UseTree,
+    Attribute, ItemStruct, Path, Signature, UseTree,
     visit::{self, Visit},
 };
 
@@ -24,7 +24,7 @@ const KINDS: &[(&str, &[&str])] = &[
     ("rope", &["Rope", "RoPE", "Rotary"]),
     ("timestep embedding", &["TimestepEmbed", "TimestepProj"]),
     ("ResNet block", &["ResnetBlock", "ResNetBlock", "ResBlock"]),
-    ("causal mask", &["CausalMask"]),
+    ("mask", &["Mask"]),
     ("MoE router", &["Router", "MoeGate", "MoEGate"]),
 ];
 
@@ -150,7 +150,9 @@ impl Seen {
 impl<'ast> Visit<'ast> for Seen {
     fn visit_item_struct(&mut self, item: &'ast ItemStruct) {
         let found = Found { name: item.ident.to_string(), file: self.file.clone(), line: line(item.ident.span()) };
-        self.all.push(found);
+        if self.file.starts_with(HOME) || !item.attrs.iter().any(derives_deserialize) {
+            self.all.push(found);
+        }
         visit::visit_item_struct(self, item);
     }
 
@@ -184,6 +186,12 @@ impl<'ast> Visit<'ast> for Seen {
     }
 }
 
+/// Parameters cannot be deserialised, so what can be is no block.
+fn derives_deserialize(attribute: &Attribute) -> bool {
+    let derives = attribute.meta.require_list().ok().filter(|list| list.path.is_ident("derive"));
+    derives.is_some_and(|list| list.tokens.to_string().contains("Deserialize"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +217,14 @@ mod tests {
         );
         assert_eq!(findings(&[home, ("framework/src/joint.rs", "struct JointAttention;")], "").len(), 1);
         assert_eq!(findings(&[("benches/src/x.rs", "struct MyRMSNorm;")], "").len(), 1);
+    }
+
+    #[test]
+    fn a_config_is_no_block() {
+        assert!(
+            findings(&[("zoo/src/x.rs", "#[derive(Debug, serde::Deserialize)] struct XFeedForward;")], "").is_empty()
+        );
+        assert_eq!(findings(&[("zoo/src/x.rs", "#[derive(Debug)] struct XFeedForward;")], "").len(), 1);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Near-duplicate functions: what could be removed if each were written once, and a ratchet on that share.
 //!
-//! Two functions of at least [`LINES`] lines are clones when the sets of their token shingles overlap by [`JACCARD`].
-//! Names count, the values of literals do not. Clones of clones are one cluster, of which all but the longest member
-//! could be removed.
+//! Two functions of at least five lines are clones when the sets of their token shingles overlap by 0.7. Names count,
+//! the values of literals do not. Clones of clones are one cluster, of which all but the longest member could be removed.
+//! (By this measure a quarter of candle's models, one file a model, could be.)
 
 use crate::{
     Finding, Result, Verdict,

@@ -4,7 +4,7 @@ use crate::Result;
 use proc_macro2::{Span, TokenStream, TokenTree, token_stream::IntoIter};
 use std::{
     collections::HashSet,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -19,7 +19,9 @@ pub struct Workspace {
 impl Workspace {
     /// The workspace that this crate is a part of.
     pub fn here() -> Result<Self> {
-        Self::at(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        // Asked when it runs: clones that share a target directory share this binary.
+        let crate_root = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        Self::at(&PathBuf::from(crate_root).join(".."))
     }
 
     /// The workspace at `root`.

@@ -54,6 +54,8 @@ class ModelCase:
     """Embedding row and its standard deviation (near the root of the norms' epsilon, where epsilon matters)."""
     carry: Sequence[str] = ()
     """Fields of the return value that become arguments of the next call: the state the calls share."""
+    scale: Mapping[str, float] = field(default_factory=dict)
+    """Parameters, by pattern, that are multiplied by a number after they are drawn."""
     padded: Sequence[str] = ()
     """Module paths whose rows depend on padding; in a call with an `attention_mask`, its zero rows are ignored."""
     tolerance: Mapping[str, float] = field(default_factory=lambda: TOLERANCE)
@@ -93,9 +95,14 @@ class Return:
 
 
 def tensors_of(value: Any) -> dict[str, torch.Tensor]:
-    """The tensors in a return value: by field name in a mapping or dataclass, else numbered; nothing else counts."""
+    """The tensors in a return value: by field name in a mapping or dataclass, else numbered; nothing else counts.
+
+    Of a distribution over latents the parameters count.
+    """
     if isinstance(value, torch.Tensor):
         return {"0": value}
+    if hasattr(value, "latent_dist"):
+        return {"parameters": value.latent_dist.parameters}
     if isinstance(value, Mapping):
         fields = dict(value)
     elif dataclasses.is_dataclass(value):
@@ -148,6 +155,15 @@ def randomise(model: nn.Module, seed: int, small_row: tuple[int, float] | None =
                 tensor.copy_(noise * (tensor.numel() / tensor.shape[0]) ** -0.5)
 
 
+def rescale(model: nn.Module, scale: Mapping[str, float]) -> None:
+    """Multiplies the parameters that match a pattern."""
+    with torch.no_grad():
+        for pattern, factor in scale.items():
+            for name, parameter in model.named_parameters():
+                if matches(name, [pattern]):
+                    parameter.mul_(factor)
+
+
 def run(model: nn.Module, case: ModelCase) -> tuple[list[Return], list[dict[str, torch.Tensor]]]:
     """Runs the calls; gives the observed returns in order and the tensors each call returned."""
     returns: list[Return] = []
@@ -193,11 +209,21 @@ def relative_l2(value: torch.Tensor, reference: torch.Tensor) -> float:
     return float((value - reference).norm() / reference.norm())
 
 
+def widened(value: Any) -> Any:
+    """The same inputs with tensors of narrow types in f32."""
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.dtype in NARROW else value
+    if isinstance(value, Mapping):
+        return {key: widened(item) for key, item in value.items()}
+    return [widened(item) for item in value] if isinstance(value, list) else value
+
+
 def noise(case: ModelCase, model: nn.Module, results: dict[str, torch.Tensor]) -> dict[str, float]:
     """The reference's own error in its dtype: relative L2 against the same weights and inputs run in f32."""
     wide = case.build(torch.float32).eval()
     wide.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()})
-    exact = named_results(*run(wide, case))
+    calls = [dataclasses.replace(call, inputs=widened(call.inputs)) for call in case.calls]
+    exact = named_results(*run(wide, dataclasses.replace(case, calls=calls)))
     return {name: float(f"{relative_l2(tensor, exact[name]):.3g}") for name, tensor in results.items()}
 
 
@@ -248,11 +274,19 @@ def save_json(path: Path, value: Any) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
+def own_config(model: nn.Module) -> dict[str, Any]:
+    """The package's own serialisation: transformers keeps a config object, diffusers a frozen dict."""
+    if hasattr(model.config, "to_dict"):
+        return model.config.to_dict()
+    return json.loads(model.to_json_string())
+
+
 def write_model(case: ModelCase, out: Path) -> Path:
     """Runs a model case and writes its folder."""
     folder = _fresh(out / case.name)
     model = case.build(case.dtype).eval()
     randomise(model, case.seed, case.small_row)
+    rescale(model, case.scale)
     returns, outputs = run(model, case)
     results = named_results(returns, outputs)
     inputs = [flat_inputs("", call.inputs) for call in case.calls]
@@ -273,7 +307,7 @@ def write_model(case: ModelCase, out: Path) -> Path:
         dtypes |= {name: dtype_name(tensor) for name, tensor in names.items() if tensor.dtype in NARROW}
 
     weights, tied = distinct(model.state_dict())
-    config = case.config if case.config is not None else model.config.to_dict()
+    config = case.config if case.config is not None else own_config(model)
     description: dict[str, Any] = {
         "format": FORMAT,
         "reference": {

@@ -72,6 +72,21 @@ impl Arguments {
         }
     }
 
+    /// Takes `attention_mask` `[B, L]`, whose zeros are padding among the tokens `ids` `[B, L]`.
+    ///
+    /// # Errors
+    /// When it has another shape.
+    pub fn padding(&mut self, ids: &Array) -> Result<Option<Array>> {
+        let mask = self.take_optional("attention_mask");
+        match &mask {
+            Some(mask) if mask.shape() != ids.shape() => {
+                let problem = format!("shape {:?} where the tokens are {:?}", mask.shape(), ids.shape());
+                Err(Error::argument("attention_mask", problem))
+            }
+            _ => Ok(mask),
+        }
+    }
+
     /// Checks that everything was taken.
     ///
     /// # Errors
@@ -82,5 +97,16 @@ impl Arguments {
             None => Ok(()),
             Some(first) => Err(Error::argument(first, format!("this method does not take {}", left.join(", ")))),
         }
+    }
+}
+
+/// Checks the method of a model that has one.
+///
+/// # Errors
+/// When it is another.
+pub(crate) fn forward_only(method: &str) -> Result<()> {
+    match method {
+        "forward" => Ok(()),
+        _ => Err(Error::argument("method", format!("`{method}` is not one of this model's: forward"))),
     }
 }

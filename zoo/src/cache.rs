@@ -156,7 +156,9 @@ fn is_written_as_path(path: &Path) -> bool {
 
 /// Why a file or a directory of the cache cannot be used, and what to do about it.
 pub(crate) fn unusable(path: &Path, error: &io::Error) -> Error {
-    use io::ErrorKind::{NotADirectory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    use io::ErrorKind::{
+        AlreadyExists, NotADirectory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+    };
     let advice = match error.kind() {
         PermissionDenied | ReadOnlyFilesystem => {
             "this place cannot be written; make it writable, or set ZOO_CACHE to a directory that is"
@@ -164,7 +166,9 @@ pub(crate) fn unusable(path: &Path, error: &io::Error) -> Error {
         StorageFull | QuotaExceeded => {
             "the disk is full; free some space, or set ZOO_CACHE to a directory on another disk"
         }
-        NotADirectory => "a file lies where a directory should be; remove it, or set ZOO_CACHE to a directory",
+        NotADirectory | AlreadyExists => {
+            "a file lies where a directory should be; remove it, or set ZOO_CACHE to a directory"
+        }
         _ => "this place cannot be used; check it, or set ZOO_CACHE to another directory",
     };
     Error::file(path, format!("{advice} ({error})"))

@@ -52,7 +52,7 @@ impl Decoder {
         let angles = self.rope.angles(positions)?;
         let keys = state.as_deref().and_then(<[KvCache]>::first).map_or(length, |cache| cache.keys(length));
         let mask = mask.lower(length, keys, x.dtype())?;
-        let at = At { angles: Some(&angles), mask: &mask };
+        let at = At { angles: Some(&angles), mask: &mask, cond: None };
         for i in 0..self.layers.len() {
             each(&x);
             let cache = state.as_deref_mut().and_then(|caches| caches.get_mut(i));

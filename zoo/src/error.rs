@@ -1,6 +1,6 @@
 //! What can go wrong between a person's wish and a model's answer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -40,7 +40,7 @@ pub enum Error {
     /// An id that no model has.
     #[error(
         "no model is called `{id}`{}; `zoo models` lists them, and a path to a snapshot or a .gguf file works too",
-        near(nearest)
+        near(nearest.as_deref())
     )]
     UnknownModel {
         /// What was asked for.
@@ -66,6 +66,14 @@ pub enum Error {
         /// What was tried and why it did not fit.
         problem: String,
     },
+    /// What is wrong with a file or a snapshot, by an error that does not name it.
+    #[error("{}: {source}", file.display())]
+    About {
+        /// The file or snapshot.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
     /// A program that this one needs failed.
     #[error("{program}: {problem}")]
     Program {
@@ -82,14 +90,29 @@ pub enum Error {
     Cancelled,
 }
 
-fn near(nearest: &Option<String>) -> String {
-    nearest.as_ref().map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default()
+/// A question after a name that nobody knows.
+pub(crate) fn near(nearest: Option<&str>) -> String {
+    nearest.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default()
 }
 
 impl Error {
     /// A malformed or unusable file.
     pub fn file(file: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
         Self::File { file: file.into(), problem: problem.into() }
+    }
+
+    /// Names the file that an error is about, unless it does so itself.
+    #[must_use]
+    pub fn about(self, file: &Path) -> Self {
+        use framework::Error as Inner;
+        match self {
+            Self::Framework(Inner::File { .. } | Inner::Io { .. } | Inner::Cancelled)
+            | Self::File { .. }
+            | Self::About { .. }
+            | Self::Unrecognised { .. }
+            | Self::Cancelled => self,
+            other => Self::About { file: file.to_owned(), source: Box::new(other) },
+        }
     }
 
     /// A value out of its range.

@@ -117,9 +117,12 @@ impl LanguageModel {
     /// # Errors
     /// When no family answers to the file, it is not a language model's, or anything about it does not fit.
     pub fn open(path: &Path, options: OpenOptions, progress: &mut Progress<'_>) -> Result<Self> {
-        let source = Source::open(path)?;
-        let checkpoint = Checkpoint::of(&source)?;
-        let entry = registry::of(MODELS, &checkpoint, path)?;
+        Self::of(&Source::open(path)?, options, progress).map_err(|error| error.about(path))
+    }
+
+    fn of(source: &Source, options: OpenOptions, progress: &mut Progress<'_>) -> Result<Self> {
+        let checkpoint = Checkpoint::of(source)?;
+        let entry = registry::of(MODELS, &checkpoint, source.path())?;
         let tokenizer = match source.gguf() {
             Some(file) => GgufTokenizer::from_metadata(file.metadata())?.try_into()?,
             None => Tokenizer::from_snapshot(source.directory())?,
@@ -276,7 +279,8 @@ fn check_prompt(prompt: &[u32], model: &dyn CausalLm) -> Result<()> {
     }
     match prompt.iter().find(|&&id| id >= model.vocabulary() as u32) {
         Some(id) => {
-            Err(Error::argument("prompt", format!("token {id} is outside the vocabulary of {}", model.vocabulary())))
+            let (count, whose) = (model.vocabulary(), "the tokenizer is another model's");
+            Err(Error::argument("prompt", format!("token {id} is not among the model's {count} tokens: {whose}")))
         }
         None => Ok(()),
     }

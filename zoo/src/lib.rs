@@ -3,25 +3,34 @@
 //! [`open`] is the front door; [`MODELS`] is the table of families.
 
 mod arguments;
+mod autoencoder_kl;
 mod boilerplate;
 pub mod cache;
 pub mod cli;
+mod clip;
 mod decoder;
 pub mod doctor;
 mod error;
 pub mod fetch;
+mod flux;
 mod language;
 mod llama;
+mod nearest;
 mod open;
 pub mod published;
 pub mod registry;
 mod rope;
+mod sizes;
+mod t5;
 pub mod task;
 pub mod text;
 
 pub use arguments::{Arguments, Outputs, State};
+pub use clip::{ClipEncoded, ClipText};
 pub use decoder::Decoder;
 pub use error::{Error, Result};
+pub use flux::{FluxInput, FluxTransformer};
 pub use language::{Completion, Event, LanguageModel, Request, Stopped};
 pub use open::{Open, Weights, open};
 pub use registry::{Checkpoint, Entry, Family, MODELS, OpenOptions, Opened};
+pub use t5::T5Encoder;

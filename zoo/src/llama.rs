@@ -7,8 +7,8 @@ use crate::{
     rope::{RopeKeys, gguf_parameters},
 };
 use framework::{
-    Activation, AnyFfn, AnyNorm, AnyPosition, Attention, Block, Embedding, Error, Glu, Heads, Init, Linear, Qkv,
-    RmsNorm, Rope, Score,
+    Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Attention, Block, Embedding, Error, Glu, Heads, Init,
+    Linear, Qkv, RmsNorm, Rope, Score,
     weights::{Config, RowOrder, WeightMap},
 };
 use serde::Deserialize;
@@ -45,11 +45,15 @@ impl LlamaConfig {
     fn heads(&self) -> framework::Result<Heads> {
         let heads = self.num_attention_heads;
         let kv_heads = self.num_key_value_heads.unwrap_or(heads);
-        if heads < 1 || kv_heads < 1 || heads % kv_heads != 0 {
+        if kv_heads < 1 || heads % kv_heads != 0 {
             let problem = format!("{kv_heads} key-value heads do not divide {heads} heads");
             return Err(Error::config("num_key_value_heads", problem));
         }
-        Ok(Heads { heads, kv_heads, head_dim: self.head_dim.unwrap_or(self.hidden_size / heads) })
+        let head_dim = self.head_dim.unwrap_or(self.hidden_size / heads);
+        if head_dim < 1 || heads.checked_mul(head_dim).is_none() {
+            return Err(Error::config("head_dim", format!("{heads} heads of {head_dim} features are not possible")));
+        }
+        Ok(Heads { heads, kv_heads, head_dim })
     }
 
     fn rope(&self, head_dim: i32) -> framework::Result<Rope> {
@@ -78,6 +82,7 @@ impl LlamaConfig {
             },
             norm2: norm(init)?,
             ffn: AnyFfn::Glu(Glu::new(dim, self.intermediate_size, self.hidden_act, self.mlp_bias, init)?),
+            modulation: AnyModulation::None,
         })
     }
 }
@@ -100,6 +105,7 @@ impl Family for Llama {
             ("hidden_size", config.hidden_size),
             ("intermediate_size", config.intermediate_size),
             ("num_hidden_layers", config.num_hidden_layers),
+            ("num_attention_heads", config.num_attention_heads),
             ("max_position_embeddings", config.max_position_embeddings),
         ] {
             if value < 1 {

@@ -118,7 +118,8 @@ fn fits(bytes: u64) -> bool {
 /// Memory of the model with every weight unpacked.
 fn dense_bytes(source: &Source, dtype: Dtype) -> Result<u64> {
     let checkpoint = Checkpoint::of(source)?;
-    let opened = registry::of(MODELS, &checkpoint, source.path())?.fit(&checkpoint, dtype)?;
+    let opened = registry::of(MODELS, &checkpoint, source.path())?.fit(&checkpoint, dtype);
+    let opened = opened.map_err(|error| error.about(source.path()))?;
     let count = |shape: &[i32]| shape.iter().map(|&length| length as u64).product::<u64>();
     let mut elements = 0;
     let mut packed = String::new();

@@ -148,22 +148,12 @@ pub fn find(id: &str) -> Result<&'static Published> {
         .ok_or_else(|| Error::UnknownModel { id: id.to_owned(), nearest: nearest(rows, id) })
 }
 
-/// How alike two names must be for one to be taken for the other's misspelling; 1 means equal.
-const ALIKE: f64 = 0.8;
-
 /// The id of that repository, or the one that is most like the name.
 fn nearest(rows: &[Published], name: &str) -> Option<String> {
     if let Some(row) = rows.iter().find(|row| row.repository.eq_ignore_ascii_case(name)) {
         return Some(row.id.clone());
     }
-    let name = name.to_lowercase();
-    // Reversed, because the last of several equals is the greatest: the first row is meant.
-    rows.iter()
-        .rev()
-        .map(|row| (strsim::jaro_winkler(&row.id, &name), &row.id))
-        .filter(|(likeness, _)| *likeness >= ALIKE)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, id)| id.clone())
+    crate::nearest::nearest(name, rows.iter().map(|row| row.id.as_str())).map(str::to_owned)
 }
 
 impl Published {

@@ -1,6 +1,6 @@
 //! The table of families, and what a family is.
 
-use crate::{Arguments, Error, Outputs, Result, task::CausalLm};
+use crate::{Arguments, Error, Outputs, Result, error::near, nearest::nearest, task::CausalLm};
 use framework::{
     Dtype, Init, Module,
     weights::{Config, Header, ModulePaths, Packed, Progress, Source, Tensors, WeightMap, fit, load},
@@ -62,6 +62,7 @@ impl<'a> Checkpoint<'a> {
                 ["model_type", "_class_name"].iter().find_map(|key| json.get(key)?.as_str()).map(str::to_owned)
             }
             Config::Gguf(metadata) => metadata.str("general.architecture").ok().map(str::to_owned),
+            Config::None => None,
         }
     }
 }
@@ -150,6 +151,10 @@ fn as_causal_lm<F: Family<Model: CausalLm>>(opened: &dyn Opened) -> Option<&dyn 
     opened.as_any().downcast_ref::<Loaded<F>>().map(|loaded| &loaded.model as &dyn CausalLm)
 }
 
+/// Parameters that a config may ask for beyond what the tensors of a file can become: a file that lacks tensors is to be
+/// reported in full, and a config with millions of layers not to be tried.
+const SPARE: usize = 1 << 14;
+
 fn fit_family<F: Family>(checkpoint: &Checkpoint<'_>, dtype: Dtype) -> Result<Box<dyn Opened>> {
     let mut fitting = Vec::new();
     let mut reports = Vec::new();
@@ -157,7 +162,8 @@ fn fit_family<F: Family>(checkpoint: &Checkpoint<'_>, dtype: Dtype) -> Result<Bo
         let Some(config) = (layout.config)(checkpoint)? else {
             continue;
         };
-        let mut model = F::build(&config, &mut Init::new(dtype, 0))?;
+        let most = checkpoint.header.tensors.len().saturating_mul(16).saturating_add(SPARE);
+        let mut model = F::build(&config, &mut Init::new(dtype, 0).at_most(most))?;
         let map = (layout.map)(&config);
         match fit(&mut model, checkpoint.header, &map) {
             Ok(_) => fitting.push((layout, model, map)),
@@ -218,7 +224,13 @@ impl Entry {
 }
 
 /// All families. An explicit table: a row cannot be lost by a linker.
-pub const MODELS: &[Entry] = &[causal_lm::<crate::llama::Llama>()];
+pub const MODELS: &[Entry] = &[
+    causal_lm::<crate::llama::Llama>(),
+    entry::<crate::autoencoder_kl::AutoencoderKl>(),
+    entry::<crate::flux::Flux>(),
+    entry::<crate::clip::Clip>(),
+    entry::<crate::t5::T5>(),
+];
 
 /// The family that answers to an upstream name.
 pub fn find<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
@@ -231,10 +243,23 @@ pub fn find<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
 /// When it does not say what it is, or no family answers to what it says.
 pub fn of<'a>(entries: &'a [Entry], checkpoint: &Checkpoint<'_>, path: &Path) -> Result<&'a Entry> {
     let unrecognised = |problem: String| Error::Unrecognised { file: path.to_owned(), problem };
-    let name = checkpoint.name().ok_or_else(|| unrecognised("it names no `model_type` or architecture".into()))?;
+    if let Config::None = checkpoint.config {
+        // A file without a config is of the family whose shapes it has.
+        if let Some(entry) = entries.iter().find(|entry| entry.fit(checkpoint, Dtype::Float32).is_ok()) {
+            return Ok(entry);
+        }
+    }
+    let name = checkpoint.name().ok_or_else(|| {
+        let key = match checkpoint.config {
+            Config::Json(_) => "`model_type` or `_class_name` in its config.json",
+            Config::Gguf(_) => "`general.architecture` in its metadata",
+            Config::None => "config.json beside it",
+        };
+        unrecognised(format!("there is no {key}, so what it is cannot be told; get the file from its publisher again"))
+    })?;
     find(entries, &name).ok_or_else(|| {
-        let known: Vec<&str> = entries.iter().flat_map(|entry| entry.names).copied().collect();
-        unrecognised(format!("no family here answers to `{name}`; known are {}", known.join(", ")))
+        let near = near(nearest(&name, entries.iter().flat_map(|entry| entry.names).copied()));
+        unrecognised(format!("no family here answers to `{name}`{near}; `zoo models` lists what runs"))
     })
 }
 
@@ -244,8 +269,12 @@ pub fn of<'a>(entries: &'a [Entry], checkpoint: &Checkpoint<'_>, path: &Path) ->
 /// When a value has the wrong type or is missing; names the key.
 pub fn parse_config<C: DeserializeOwned>(json: &serde_json::Value) -> Result<(C, Vec<String>)> {
     let mut unread = Vec::new();
-    let config = serde_ignored::deserialize(json, |path| unread.push(path.to_string()));
-    config.map(|config| (config, unread)).map_err(|error| Error::argument("config", error.to_string()))
+    let mut note = |path: serde_ignored::Path<'_>| unread.push(path.to_string());
+    let config = serde_path_to_error::deserialize(serde_ignored::Deserializer::new(json, &mut note));
+    config.map(|config| (config, unread)).map_err(|error| match error.path().iter().next() {
+        Some(_) => framework::Error::config(error.path().to_string(), error.inner().to_string()).into(),
+        None => Error::argument("config", error.inner().to_string()),
+    })
 }
 
 /// The config of a checkpoint with a `config.json`.
@@ -260,6 +289,9 @@ pub fn json_config<F: Family>(checkpoint: &Checkpoint<'_>) -> Result<Option<F::C
     if unread.is_empty() {
         return Ok(Some(config));
     }
-    let problem = format!("this family does not know the keys {}; what they ask for would be lost", unread.join(", "));
+    let problem = format!(
+        "this family does not know the keys {}, and what they ask for would be lost; delete those that ask for nothing",
+        unread.join(", ")
+    );
     Err(Error::argument("config", problem))
 }

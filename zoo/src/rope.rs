@@ -27,12 +27,11 @@ impl RopeKeys<'_> {
     /// When a type of scaling is unknown or lacks a key; names it.
     pub fn rope(&self, head_dim: i32, context: i32, default_theta: f64) -> framework::Result<Rope> {
         let mut keys = self.parameters.or(self.scaling).cloned().unwrap_or_default();
-        let theta = keys.remove("rope_theta").and_then(|theta| theta.as_f64());
-        let theta = theta.or(self.theta).unwrap_or(default_theta);
+        let theta = number(&mut keys, "rope_theta")?.or(self.theta).unwrap_or(default_theta);
         let share = match keys.get("rope_type").or(keys.get("type")).and_then(Value::as_str) {
             // Proportional frequencies are those of the whole head.
             Some("proportional") => 1.0,
-            _ => keys.remove("partial_rotary_factor").and_then(|share| share.as_f64()).unwrap_or(1.0),
+            _ => number(&mut keys, "partial_rotary_factor")?.unwrap_or(1.0),
         };
         let dims = (f64::from(head_dim) * share) as i32;
         let scaling = scaling(keys, context)?;
@@ -42,14 +41,35 @@ impl RopeKeys<'_> {
     }
 }
 
+/// Takes a number that may be absent.
+fn number(keys: &mut Map<String, Value>, key: &str) -> framework::Result<Option<f64>> {
+    match keys.remove(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            let none =
+                || framework::Error::config(format!("rope_parameters.{key}"), format!("{value} is not a number"));
+            value.as_f64().map(Some).ok_or_else(none)
+        }
+    }
+}
+
 fn scaling(mut keys: Map<String, Value>, context: i32) -> framework::Result<Scaling> {
     // The spelling before `rope_type`.
     if let Some(old) = keys.remove("type") {
         keys.entry("rope_type").or_insert(old);
     }
-    let Some(kind) = keys.get("rope_type").and_then(Value::as_str).map(str::to_owned) else {
-        return Ok(Scaling::Default);
+    let refused = |problem: String| framework::Error::config("rope_parameters", problem);
+    let kind = match keys.get("rope_type") {
+        Some(Value::String(kind)) => kind.clone(),
+        None if keys.is_empty() => return Ok(Scaling::Default),
+        None => return Err(refused("`rope_type` is missing, and says what the other keys mean".into())),
+        Some(other) => return Err(refused(format!("rope_type {other} is not a text"))),
     };
+    if kind == "default" && keys.len() > 1 {
+        keys.remove("rope_type");
+        let unread: Vec<&str> = keys.keys().map(String::as_str).collect();
+        return Err(refused(format!("rope_type `default` does not use {}", unread.join(", "))));
+    }
     let original = keys.get("original_max_position_embeddings").and_then(Value::as_f64);
     let fill = |keys: &mut Map<String, Value>, key: &str, value: f64| {
         keys.entry(key).or_insert(value.into());
@@ -64,11 +84,7 @@ fn scaling(mut keys: Map<String, Value>, context: i32) -> framework::Result<Scal
     if kind == "dynamic" {
         keys.remove("original_max_position_embeddings");
     }
-    if kind == "default" {
-        return Ok(Scaling::Default);
-    }
-    Scaling::deserialize(Value::Object(keys))
-        .map_err(|error| framework::Error::config("rope_parameters", format!("rope_type `{kind}`: {error}")))
+    Scaling::deserialize(Value::Object(keys)).map_err(|error| refused(format!("rope_type `{kind}`: {error}")))
 }
 
 /// The rope of a GGUF file, in the spelling of transformers' `rope_parameters`; `prefix` is the architecture's.
@@ -152,6 +168,16 @@ mod tests {
         let key =
             rope(r#"{"rope_scaling": {"rope_type": "linear", "factor": 2.0, "twist": 1}}"#).unwrap_err().to_string();
         assert!(key.contains("twist"), "{key}");
+        for (parameters, problem) in [
+            (r#"{"rope_type": 3}"#, "3 is not a text"),
+            (r#"{"factor": 2.0}"#, "`rope_type` is missing"),
+            (r#"{"rope_type": "default", "factor": 2.0}"#, "does not use factor"),
+            (r#"{"rope_theta": "1e4"}"#, "is not a number"),
+            (r#"{"partial_rotary_factor": [0.5]}"#, "is not a number"),
+        ] {
+            let message = rope(&format!(r#"{{"rope_parameters": {parameters}}}"#)).unwrap_err().to_string();
+            assert!(message.contains(problem), "{message}");
+        }
         let missing = rope(r#"{"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}"#).unwrap_err().to_string();
         assert!(missing.contains("low_freq_factor"), "{missing}");
     }

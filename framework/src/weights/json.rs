@@ -12,6 +12,12 @@ pub(super) const MOST_NAMES: usize = 1 << 18;
 /// Longest name in bytes. Published ones have about a hundred.
 pub(super) const LONGEST_NAME: usize = 1024;
 
+/// What is wrong with the JSON of a `part`, and what to do unless that is said already.
+pub(super) fn malformed(part: &str, error: &serde_json::Error) -> String {
+    let advice = if error.is_data() { "" } else { ": it is damaged; fetch it again" };
+    format!("malformed {part}: {error}{advice}")
+}
+
 /// The next name of an object, `None` at its end.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ use serde::ser::{SerializeMap, Serializer};
 
 use super::disk::Disk;
 use super::header::{Header, Info, Stored, dimensions};
-use super::json::{Unique, next_name, value_of};
+use super::json::{Unique, malformed, next_name, value_of};
 use super::source::Tensors;
 use crate::error::{Error, Result};
 
@@ -68,7 +68,7 @@ impl File {
         }
         let json = disk.read(JSON_AT, claim)?;
         let entries: Entries =
-            serde_json::from_slice(&json).map_err(|error| disk.fault(format!("malformed header: {error}")))?;
+            serde_json::from_slice(&json).map_err(|error| disk.fault(malformed("header", &error)))?;
         drop(json);
         Self::arrange(disk, claim + JSON_AT, entries)
     }

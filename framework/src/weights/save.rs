@@ -21,13 +21,17 @@ pub fn header(model: &dyn Module) -> Result<Header> {
     Ok(Header { tensors, metadata: BTreeMap::new() })
 }
 
-/// Writes a model as a `.safetensors` file in the layout of a checkpoint that `map` reads and whose header is
-/// `reference`: packed weights stay packed, a tensor at a time is in memory, and the file appears when it is complete.
+/// Writes a model as a `.safetensors` file in the layout that `map` reads: packed weights stay packed, a tensor at a
+/// time is in memory, and the file appears when it is complete.
+///
+/// The header of a checkpoint in that layout, if there is one, says which of several tied names is written, and the
+/// sizes of joins that the map does not state.
 ///
 /// # Errors
 /// [`Error::Rule`] for a rule without an inverse, errors of the directory.
-pub fn save(model: &dyn Module, map: &WeightMap, reference: &Header, path: &Path) -> Result<()> {
-    let forward = map.invert_like(reference)?.forward(&header(model)?)?;
+pub fn save(model: &dyn Module, map: &WeightMap, reference: Option<&Header>, path: &Path) -> Result<()> {
+    let inverse = reference.map_or_else(|| map.invert(), |reference| map.invert_like(reference))?;
+    let forward = inverse.forward(&header(model)?)?;
     if !forward.coverage.is_empty() {
         return Err(Error::Coverage(Box::new(forward.coverage)));
     }

@@ -1,13 +1,13 @@
 //! Where weights come from: a `.safetensors` file, a `.gguf` file, or the directory of a Hugging Face snapshot. One
 //! header over all files, checked against the index before any tensor is read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use super::header::{Header, Info};
-use super::json::Unique;
+use super::json::{Unique, malformed};
 use super::{gguf, safetensors};
 use crate::error::{Error, Result};
 
@@ -48,6 +48,8 @@ pub enum Config<'a> {
     Json(serde_json::Value),
     /// A GGUF file's metadata.
     Gguf(&'a gguf::Metadata),
+    /// There is none: a single file, whose shapes must tell.
+    None,
 }
 
 /// An opened checkpoint.
@@ -113,16 +115,20 @@ impl Source {
         }
     }
 
-    /// The configuration: a GGUF file's metadata, or the `config.json` beside the weights.
+    /// The configuration: a GGUF file's metadata, the `config.json` beside the weights, or none for a file that has
+    /// none beside it.
     ///
     /// # Errors
-    /// When `config.json` is missing, is not JSON, or is too long to be one.
+    /// When the `config.json` of a snapshot is missing, is not JSON, or is too long to be one.
     pub fn config(&self) -> Result<Config<'_>> {
         if let Some(file) = self.gguf() {
             return Ok(Config::Gguf(file.metadata()));
         }
         let path = self.directory().join("config.json");
         if !path.exists() {
+            if !self.path.is_dir() {
+                return Ok(Config::None);
+            }
             return Err(Error::file(
                 path,
                 "is missing: the model's configuration is published beside the weights; fetch the whole snapshot",
@@ -131,7 +137,7 @@ impl Source {
         let text = read_text(&path, LONGEST_CONFIG)?;
         serde_json::from_slice(&text)
             .map(Config::Json)
-            .map_err(|error| Error::file(path, format!("is not valid JSON: {error}")))
+            .map_err(|error| Error::file(path, format!("is not valid JSON: {error}; fetch it again")))
     }
 
     fn tensors(&self) -> &dyn Tensors {
@@ -287,7 +293,7 @@ impl Sharded {
 
         let text = read_text(index, LONGEST_INDEX)?;
         let Index { weight_map } =
-            serde_json::from_slice(&text).map_err(|error| Error::file(index, format!("malformed index: {error}")))?;
+            serde_json::from_slice(&text).map_err(|error| Error::file(index, malformed("index", &error)))?;
         let mut names: BTreeMap<&str, usize> = BTreeMap::new();
         for (tensor, shard) in &weight_map.0 {
             // A plain name: an index must not reach out of its directory.
@@ -311,6 +317,13 @@ impl Sharded {
             !single.file_name().and_then(|name| name.to_str()).is_some_and(|name| names.contains_key(name))
         }) {
             return Err(ambiguous(directory, &[index.to_path_buf(), single.clone()]));
+        }
+
+        if let Some(shard) = unnamed(directory, &names) {
+            let problem = format!(
+                "does not name the shard {shard:?} beside it: it belongs to another version; fetch the whole snapshot"
+            );
+            return Err(Error::file(index, problem));
         }
 
         let mut sharded =
@@ -408,6 +421,20 @@ impl Sharded {
         }
         Ok(())
     }
+}
+
+/// A file beside the shards that is called like one of them, `…-00002-of-00003.safetensors`, and is not among them.
+fn unnamed(directory: &Path, names: &BTreeMap<&str, usize>) -> Option<String> {
+    let series = |name: &str| {
+        let (stem, count) = name.rsplit_once("-of-")?;
+        Some((stem.trim_end_matches(|digit: char| digit.is_ascii_digit()).to_owned(), count.to_owned()))
+    };
+    let known: BTreeSet<_> = names.keys().filter_map(|name| series(name)).collect();
+    let beside = fs::read_dir(directory).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    beside
+        .filter(|name| !names.contains_key(name.as_str()))
+        .filter(|name| series(name).is_some_and(|own| known.contains(&own)))
+        .min()
 }
 
 /// The first names and how many more there are.
@@ -576,6 +603,13 @@ mod tests {
             (
                 sharded().index(&[map[0], map[1], map[2], ("d", "2.safetensors")]),
                 "puts tensor \"d\" into \"2.safetensors\", which does not hold it",
+            ),
+            (
+                Fixture::new()
+                    .shard("m-1-of-2.safetensors", &["a"])
+                    .shard("m-2-of-2.safetensors", &["b"])
+                    .index(&[("a", "m-1-of-2.safetensors")]),
+                "does not name the shard \"m-2-of-2.safetensors\" beside it",
             ),
             (sharded().index(&[map[0], map[2]]), "does not list tensor \"b\" of \"1.safetensors\""),
             (

@@ -1,8 +1,8 @@
 //! Attention and the block around it.
 
 use framework::{
-    Activation, AnyFfn, AnyNorm, AnyPosition, Array, At, Attention, Block, Glu, Heads, Init, Linear, Mask, Mlp, Param,
-    Qkv, RmsNorm, Score, attend, math, module,
+    Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Array, At, Attention, Block, Glu, Heads, Init, Linear,
+    Mask, Mlp, Param, Qkv, RmsNorm, Score, attend, math, module,
 };
 use serde::Deserialize;
 use zoo::{Arguments, Error, Result};
@@ -139,7 +139,7 @@ impl SelfAttention {
         };
         let [_, length, _] = math::shape(&x)?;
         let mask = self.mask.mask(inputs)?.lower(length, length, x.dtype())?;
-        Ok(forward(&x, &At { angles: angles.as_ref(), mask: &mask })?)
+        Ok(forward(&x, &At { angles: angles.as_ref(), mask: &mask, cond: None })?)
     }
 }
 
@@ -206,6 +206,7 @@ impl Twin for Block {
             attn: Attention::build(&config.attention, init)?,
             norm2: config.norm.build(config.dim, init)?,
             ffn: config.ffn.build(config.dim, init)?,
+            modulation: AnyModulation::None,
         })
     }
 

@@ -72,6 +72,6 @@ impl Twin for Rope {
 
     fn forward(&self, _: &Rotary, inputs: &mut Arguments) -> Result<Array> {
         let angles = self.angles(&positions(&self.axes, &inputs.take("positions")?)?)?;
-        Ok(self.rotate(&inputs.take("x")?, &At { angles: Some(&angles), mask: &Lowered::None })?)
+        Ok(self.rotate(&inputs.take("x")?, &At { angles: Some(&angles), mask: &Lowered::None, cond: None })?)
     }
 }

@@ -7,7 +7,7 @@ use super::{
 use crate::{Completion, Error, Event, LanguageModel, Request, Result, Stopped, text::Message};
 use serde_json::json;
 use std::{
-    io::{IsTerminal, Read, stdin, stdout},
+    io::{self, IsTerminal, Read, stdin, stdout},
     ops::ControlFlow,
 };
 
@@ -15,8 +15,7 @@ use std::{
 pub fn complete(prompt: &str, model: &ModelArguments, sampling: &SamplingArguments, show: &Show) -> Result<()> {
     let request = sampling.request(model)?;
     let model = open(model, show)?;
-    show.text(prompt)?;
-    let answer = observed(show, |observer| model.complete(prompt, &request, observer))?;
+    let answer = observed(prompt, show, |observer| model.complete(prompt, &request, observer))?;
     report(&answer, show)
 }
 
@@ -29,13 +28,17 @@ pub fn chat(
     show: &Show,
 ) -> Result<()> {
     let request = sampling.request(model)?;
-    let piped = match prompt {
-        None if !stdin().is_terminal() => Some(read_all()?),
-        _ => None,
+    let question = match prompt {
+        Some(prompt) => Some(prompt.to_owned()),
+        None if stdin().is_terminal() => None,
+        None => Some(read_all()?),
     };
+    if question.as_ref().is_some_and(|question| question.trim().is_empty()) {
+        return Err(Error::argument("prompt", "it is empty: there is nothing to answer"));
+    }
     let model = open(model, show)?;
     let mut messages: Vec<Message> = system.map(Message::system).into_iter().collect();
-    if let Some(question) = prompt.map(str::to_owned).or(piped) {
+    if let Some(question) = question {
         messages.push(Message::user(question));
         return answer(&model, &messages, &request, show).map(drop);
     }
@@ -51,23 +54,24 @@ pub fn chat(
 /// All of a piped input, as one message.
 fn read_all() -> Result<String> {
     let mut text = String::new();
-    stdin().read_to_string(&mut text)?;
-    if text.trim().is_empty() {
-        return Err(Error::argument("prompt", "the input is empty: there is nothing to answer"));
-    }
+    stdin().read_to_string(&mut text).map_err(unreadable)?;
     Ok(text.trim_end().to_owned())
+}
+
+fn unreadable(error: io::Error) -> Error {
+    Error::argument("prompt", format!("the input cannot be read: {error}"))
 }
 
 fn ask(show: &Show) -> Result<Option<String>> {
     show.text("> ")?;
     let mut line = String::new();
-    stdin().read_line(&mut line)?;
+    stdin().read_line(&mut line).map_err(unreadable)?;
     let line = line.trim();
     Ok((!line.is_empty()).then(|| line.to_owned()))
 }
 
 fn answer(model: &LanguageModel, messages: &[Message], request: &Request, show: &Show) -> Result<Completion> {
-    let answer = observed(show, |observer| model.chat(messages, request, observer))?;
+    let answer = observed("", show, |observer| model.chat(messages, request, observer))?;
     report(&answer, show)?;
     Ok(answer)
 }
@@ -80,15 +84,20 @@ fn open(model: &ModelArguments, show: &Show) -> Result<LanguageModel> {
     failure.map_or(opened, Err)
 }
 
-/// Runs a generation that streams to `show`; an error of the output ends it and is the result.
+/// Runs a generation that streams to `show`, after `before`; an error of the output ends it and is the result.
 fn observed(
+    before: &str,
     show: &Show,
     run: impl FnOnce(&mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<Completion>,
 ) -> Result<Completion> {
     let mut failure = None;
     let outcome = run(&mut |event| {
         let shown = match event {
-            Event::Prefill { done, total } => show.progress("prefill", done as u64, total as u64),
+            Event::Prefill { done, total } => {
+                let shown = show.progress("prefill", done as u64, total as u64);
+                // Only now is it certain that an answer follows.
+                if done == total { shown.and_then(|()| show.text(before)) } else { shown }
+            }
             Event::Text(text) => show.text(text).and_then(|()| show.event("text", json!({"text": text}))),
             Event::Token => Ok(()),
         };

@@ -17,7 +17,8 @@ pub fn run(path: &str, depth: usize, show: &Show) -> Result<()> {
     let path = cache::locate(path)?;
     let source = Source::open(&path)?;
     let checkpoint = Checkpoint::of(&source)?;
-    let opened = registry::of(MODELS, &checkpoint, &path)?.fit(&checkpoint, Dtype::Float32)?;
+    let opened = registry::of(MODELS, &checkpoint, &path)?.fit(&checkpoint, Dtype::Float32);
+    let opened = opened.map_err(|error| error.about(&path))?;
     let root = tree(opened.module());
     let name = checkpoint.name().unwrap_or_default();
     let dtypes = by_dtype(source.header());

@@ -3,6 +3,7 @@
 mod chat;
 mod doctor;
 mod fetch;
+mod folder;
 mod inspect;
 mod models;
 mod show;
@@ -118,13 +119,13 @@ enum DtypeArgument {
 #[derive(Debug, Args)]
 struct SamplingArguments {
     /// The most tokens to generate.
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, allow_negative_numbers = true)]
     max_tokens: usize,
     /// 0 takes the likeliest token; higher is freer. By default what the model's authors recommend, else 0.
     #[arg(long, allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Keep the k likeliest tokens; 0 keeps all.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     top_k: usize,
     /// Keep the likeliest tokens that together reach this probability. By default what the model's authors recommend,
     /// else 1.
@@ -137,7 +138,7 @@ struct SamplingArguments {
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     repetition_penalty: f32,
     /// The seed of the choices.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
     /// End the answer at this text; may be given more than once.
     #[arg(long, value_name = "TEXT")]
@@ -178,8 +179,18 @@ impl SamplingArguments {
             seed: self.seed,
             stop: self.stop.clone(),
         };
-        request.validate()?;
+        request.validate().map_err(as_option)?;
         Ok(request)
+    }
+}
+
+/// An error about a value, with the value's name on the command line.
+fn as_option(error: Error) -> Error {
+    match error {
+        Error::Argument { name, problem } | Error::Framework(framework::Error::Argument { name, problem }) => {
+            Error::argument(format!("--{}", name.replace('_', "-")), problem)
+        }
+        other => other,
     }
 }
 

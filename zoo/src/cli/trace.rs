@@ -1,6 +1,10 @@
 //! `zoo trace`.
 
-use super::{ModelArguments, show::Show};
+use super::{
+    ModelArguments,
+    folder::{Folder, unwritten},
+    show::Show,
+};
 use crate::{Error, Result};
 use framework::{Array, Dtype, math, tap, weights::Pattern};
 use npyz::WriterBuilder;
@@ -8,14 +12,17 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::BufWriter,
     path::Path,
 };
 
 /// Writes the activations of reading a text as `.npy`, and `index.json` with their order, shapes and dtypes.
 pub fn run(prompt: &str, pattern: &str, out: &Path, model: &ModelArguments, show: &Show) -> Result<()> {
-    let pattern = Pattern::parse(pattern)?;
-    empty_folder(out)?;
+    let pattern = Pattern::parse(pattern).map_err(|error| match error {
+        framework::Error::Rule { problem, .. } => Error::argument("--match", problem),
+        other => other.into(),
+    })?;
+    let folder = Folder::new(out)?;
     let opened = model.open().language_model(&model.model)?;
     let tokens = opened.tokenizer().encode(prompt, true)?;
     let mut seen: Vec<(String, Array)> = Vec::new();
@@ -28,22 +35,18 @@ pub fn run(prompt: &str, pattern: &str, out: &Path, model: &ModelArguments, show
     };
     tap::with(&mut sink, || opened.read(&tokens))?;
     if seen.is_empty() {
-        return Err(Error::argument("match", format!("no activation's path matches `{pattern}`; see `zoo inspect`")));
+        return Err(Error::argument(
+            "--match",
+            format!("no activation's path matches `{pattern}`; `zoo inspect` shows them"),
+        ));
     }
-    let index = write_all(&seen, out, show)?;
+    let index = write_all(&seen, folder.path(), show)?;
     let text = serde_json::to_string_pretty(&json!({"tokens": tokens, "activations": index})).unwrap_or_default();
-    fs::write(out.join("index.json"), text + "\n")?;
+    let index = out.join("index.json");
+    fs::write(&index, text + "\n").map_err(|error| unwritten(&index, &error))?;
+    folder.keep();
     show.event("done", json!({"activations": seen.len(), "folder": out}))?;
     show.text(&format!("{} activations in {}\n", seen.len(), out.display()))
-}
-
-fn empty_folder(out: &Path) -> Result<()> {
-    let refuse = |error: std::io::Error| Error::file(out, format!("cannot be written: {error}"));
-    fs::create_dir_all(out).map_err(refuse)?;
-    if fs::read_dir(out).map_err(refuse)?.next().is_some() {
-        return Err(Error::file(out, "holds something already; name an empty folder"));
-    }
-    Ok(())
 }
 
 fn write_all(seen: &[(String, Array)], out: &Path, show: &Show) -> Result<Vec<Value>> {
@@ -62,19 +65,21 @@ fn write_all(seen: &[(String, Array)], out: &Path, show: &Show) -> Result<Vec<Va
 
 /// Floats as f32, which holds every half exactly; integers as i64.
 fn write(path: &Path, x: &Array) -> Result<()> {
-    let shape: Vec<u64> = x.shape().iter().map(|&length| length as u64).collect();
-    let draft = path.with_extension("partial");
-    let file = BufWriter::new(File::create(&draft)?);
-    if matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float64) {
-        write_as(&math::read::<f32>(&x.as_dtype(Dtype::Float32)?)?, &shape, file)?;
+    let is_float = matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float64);
+    if is_float {
+        write_as(path, &math::read::<f32>(&x.as_dtype(Dtype::Float32)?)?, x.shape())
     } else {
-        write_as(&math::read::<i64>(&x.as_dtype(Dtype::Int64)?)?, &shape, file)?;
+        write_as(path, &math::read::<i64>(&x.as_dtype(Dtype::Int64)?)?, x.shape())
     }
-    Ok(fs::rename(draft, path)?)
 }
 
-fn write_as<T: npyz::AutoSerialize + Copy>(data: &[T], shape: &[u64], file: impl Write) -> Result<()> {
-    let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(file).begin_nd()?;
-    writer.extend(data.iter().copied())?;
-    Ok(writer.finish()?)
+fn write_as<T: npyz::AutoSerialize + Copy>(path: &Path, data: &[T], shape: &[i32]) -> Result<()> {
+    let shape: Vec<u64> = shape.iter().map(|&length| length as u64).collect();
+    let write = || {
+        let file = BufWriter::new(File::create(path)?);
+        let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd()?;
+        writer.extend(data.iter().copied())?;
+        writer.finish()
+    };
+    write().map_err(|error| unwritten(path, &error))
 }

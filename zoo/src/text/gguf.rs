@@ -203,6 +203,16 @@ impl GgufTokenizer {
                 return Err(Error::tokenizer(format!("token `{token}` has the ids {first} and {id}")));
             }
         }
+        let unknown = merges.iter().find_map(|(left, right)| {
+            let result = format!("{left}{right}");
+            [left, right, &result].into_iter().find(|token| !seen.contains_key(token.as_str())).cloned()
+        });
+        if let Some(token) = unknown {
+            let problem = format!(
+                "`tokenizer.ggml.merges` names `{token}`, which is not among the tokens; convert the model again"
+            );
+            return Err(Error::tokenizer(problem));
+        }
         let vocab = seen.into_iter().map(|(token, id)| (token.to_owned(), id));
         let vocab: tokenizers::models::bpe::Vocab = vocab.collect();
         Ok(BPE::builder().vocab_and_merges(vocab, merges))

@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 /// The special tokens that have a name, which templates know.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
+/// The kinds of vocabulary that the `tokenizers` crate knows.
+const MODELS: [&str; 4] = ["BPE", "Unigram", "WordPiece", "WordLevel"];
+
 /// What of a tokenizer.json has to be checked because the `tokenizers` crate does not.
 #[derive(Deserialize)]
 struct Outline {
@@ -72,8 +75,11 @@ fn load(path: &Path) -> Result<tokenizers::Tokenizer> {
         _ => Error::file(path, error.to_string()),
     })?;
     let malformed = |problem: String| Error::file(path, problem);
-    let outline: Outline = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+    let outline: Outline = serde_json::from_slice(&bytes).map_err(|error| malformed(not_json(&error)))?;
     let model = &outline.model;
+    if let Some(kind) = model.r#type.as_deref().filter(|kind| !MODELS.contains(kind)) {
+        return Err(malformed(format!("tokenizers of the type `{kind}` are not supported; {} are", MODELS.join(", "))));
+    }
     // The crate cuts this prefix off every second half of a merge unseen.
     if model.r#type.as_deref() == Some("BPE")
         && model.continuing_subword_prefix.as_ref().is_some_and(|text| !text.is_empty())
@@ -94,10 +100,14 @@ fn load(path: &Path) -> Result<tokenizers::Tokenizer> {
     Ok(tokenizer)
 }
 
+fn not_json(error: &serde_json::Error) -> String {
+    format!("is not valid: {error}; fetch it again")
+}
+
 /// Reads a JSON file, if there is one.
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let Some(text) = text(path)? else { return Ok(None) };
-    let value = serde_json::from_str(&text).map_err(|error| Error::file(path, error.to_string()))?;
+    let value = serde_json::from_str(&text).map_err(|error| Error::file(path, not_json(&error)))?;
     Ok(Some(value))
 }
 

@@ -59,6 +59,7 @@ impl Case {
         if *status != Some(if usage { 2 } else { 1 }) {
             return Some("the exit status is wrong");
         }
-        (!errors.starts_with("error: ") || !errors.ends_with('\n')).then_some("it does not say what is wrong")
+        let says = errors.lines().any(|line| line.starts_with("error: ")) && errors.ends_with('\n');
+        (!says).then_some("it does not say what is wrong")
     }
 }

@@ -47,6 +47,15 @@ fn unspoilt_everything_works() {
     }
 }
 
+#[test]
+fn the_rest_of_a_download_beside_the_whole_file_does_no_harm() {
+    let world = World::new();
+    world.write("snapshot/model.safetensors.incomplete", "half");
+    world.write("snapshot/.cache/huggingface/download/5af571cb.incomplete", "half");
+    let Shown { status, errors, .. } = world.run("zoo complete hello --max-tokens 2 --model DIR/snapshot");
+    assert!(status == Some(0) && errors.is_empty(), "{errors}");
+}
+
 /// A place that even a superuser cannot write; its words differ from system to system.
 #[test]
 #[cfg(target_os = "linux")]

@@ -7,11 +7,15 @@ use framework::weights::{
 };
 use serde_json::{Map, Value, json};
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     env, fs,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -21,19 +25,19 @@ pub type Tensors = BTreeMap<String, (Info, Vec<u8>)>;
 /// `snapshot/`, the same in shards as `sharded/`, `model.gguf`, an empty `cache/`, and a `question`.
 pub struct World {
     folder: TempDir,
+    /// Whether permissions matter.
+    protected: Cell<bool>,
 }
 
-/// A user without rights, for a superuser to become.
-const NOBODY: u32 = 65534;
+/// How long a command may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
 
 impl World {
     /// A world where all is well.
     pub fn new() -> Self {
-        let world = Self { folder: tempfile::tempdir().unwrap() };
-        // Nobody may look in, too.
-        fs::set_permissions(world.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let world = Self { folder: tempfile::tempdir().unwrap(), protected: Cell::new(false) };
         let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/llama/base");
         let description: Value = serde_json::from_slice(&fs::read(case.join("case.json")).unwrap()).unwrap();
         for snapshot in ["snapshot", "sharded"] {
@@ -128,6 +132,7 @@ impl World {
     /// Makes a folder that cannot be written.
     pub fn protect(&self, name: &str) {
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o555)).unwrap();
+        self.protected.set(true);
     }
 
     /// What lies in the folder, with the sizes of files.
@@ -138,7 +143,10 @@ impl World {
             for entry in fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
                 let kind = fs::metadata(&path).unwrap();
-                found.insert(path.strip_prefix(self.folder.path()).unwrap().into(), (!kind.is_dir()).then(|| kind.len()));
+                found.insert(
+                    path.strip_prefix(self.folder.path()).unwrap().into(),
+                    (!kind.is_dir()).then(|| kind.len()),
+                );
                 if kind.is_dir() {
                     folders.push(path);
                 }
@@ -152,22 +160,40 @@ impl World {
         let folder = self.folder.path().to_str().unwrap();
         let program = Path::new(env!("CARGO_BIN_EXE_zoo"));
         let search = env::var("PATH").unwrap_or_default();
-        let mut shell = Command::new("sh");
-        shell
-            .args(["-c", &command.replace("DIR", folder)])
+        let mut words = vec!["sh", "-c"];
+        if self.protected.get() && is_superuser() {
+            // Permissions bind even a superuser who has given up this capability.
+            words.splice(..0, ["setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override"]);
+        }
+        let running = Command::new(words[0])
+            .args(&words[1..])
+            .arg(command.replace("DIR", folder))
             .env("PATH", format!("{}:{search}", program.parent().unwrap().display()))
             .env("ZOO_CACHE", self.path("cache"))
             .env("PYTHON", self.path("python"))
             .env("HOME", folder)
-            .current_dir(folder);
-        // Permissions do not bind a superuser.
-        if is_superuser() {
-            shell.uid(NOBODY).gid(NOBODY);
-        }
-        let output = shell.output().unwrap();
+            .current_dir(folder)
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = ended(running, command);
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replace(folder, "DIR");
         Shown { status: output.status.code(), output: text(output.stdout), errors: text(output.stderr) }
     }
+}
+
+/// Waits for a command, and not for ever: one that hangs may also be one that fills the memory.
+fn ended(running: Child, command: &str) -> Output {
+    let group = format!("-{}", running.id());
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(running.wait_with_output()));
+    receiver.recv_timeout(PATIENCE).map(Result::unwrap).unwrap_or_else(|_| {
+        Command::new("kill").args(["-9", "--", &group]).status().unwrap();
+        panic!("`{command}` has not ended after {PATIENCE:?}");
+    })
 }
 
 fn is_superuser() -> bool {

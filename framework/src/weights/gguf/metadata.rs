@@ -74,6 +74,21 @@ impl Value {
         })
     }
 
+    /// A whole number of any width.
+    fn whole(&self) -> Option<i128> {
+        Some(match *self {
+            Self::U8(value) => value.into(),
+            Self::U16(value) => value.into(),
+            Self::U32(value) => value.into(),
+            Self::U64(value) => value.into(),
+            Self::I8(value) => value.into(),
+            Self::I16(value) => value.into(),
+            Self::I32(value) => value.into(),
+            Self::I64(value) => value.into(),
+            _ => return None,
+        })
+    }
+
     /// What it is, for a message that says what was expected instead.
     fn kind(&self) -> &'static str {
         match self {
@@ -233,6 +248,18 @@ impl Metadata {
         Ok(Self(values))
     }
 
+    /// The metadata that a [`Header`](crate::weights::Header) keeps as texts: each is the number or boolean that it spells,
+    /// or else a text. Lists are not among them.
+    pub fn from_texts(texts: &BTreeMap<String, String>) -> Self {
+        let value = |text: &String| {
+            let whole = text.parse().map(Value::U64).or_else(|_not_whole| text.parse().map(Value::I64));
+            let float = || text.parse().ok().filter(|float: &f64| float.is_finite()).map(Value::F64);
+            let boolean = || text.parse().ok().map(Value::Bool);
+            whole.ok().or_else(float).or_else(boolean).unwrap_or_else(|| Value::String(text.clone()))
+        };
+        Self(texts.iter().map(|(key, text)| (key.clone(), value(text))).collect())
+    }
+
     /// All keys and values in the keys' order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value))
@@ -250,17 +277,7 @@ impl Metadata {
 
     /// A whole number of any width.
     pub fn u64(&self, key: &str) -> Result<u64> {
-        self.value(key, "a whole number that is not negative", |value| match *value {
-            Value::U8(value) => Some(value.into()),
-            Value::U16(value) => Some(value.into()),
-            Value::U32(value) => Some(value.into()),
-            Value::U64(value) => Some(value),
-            Value::I8(value) => value.try_into().ok(),
-            Value::I16(value) => value.try_into().ok(),
-            Value::I32(value) => value.try_into().ok(),
-            Value::I64(value) => value.try_into().ok(),
-            _ => None,
-        })
+        self.value(key, "a whole number that is not negative", |value| value.whole()?.try_into().ok())
     }
 
     /// A whole number that counts or indexes something in memory.
@@ -268,12 +285,12 @@ impl Metadata {
         self.u64(key)?.try_into().map_err(|_error| Error::config(key, "is too large in the GGUF metadata"))
     }
 
-    /// A floating-point number; one of 64 bits is rounded.
+    /// A number, rounded to 32 bits.
     pub fn f32(&self, key: &str) -> Result<f32> {
-        self.value(key, "a floating-point number", |value| match *value {
+        self.value(key, "a number", |value| match *value {
             Value::F32(value) => Some(value),
             Value::F64(value) => Some(value as f32),
-            _ => None,
+            _ => value.whole().map(|value| value as f32),
         })
     }
 
@@ -361,6 +378,7 @@ mod tests {
         assert_eq!(metadata.usize("i64").unwrap(), i64::MAX as usize);
         assert_eq!(metadata.f32("f32").unwrap(), 0.5);
         assert_eq!(metadata.f32("f64").unwrap(), 1.5);
+        assert_eq!(metadata.f32("u32").unwrap(), 7.0);
         assert!(metadata.bool("bool").unwrap());
         assert_eq!(metadata.str("text").unwrap(), "a");
         assert_eq!(metadata.strings("texts").unwrap(), ["b"]);
@@ -369,6 +387,18 @@ mod tests {
         assert!(metadata.has("lists") && !metadata.has("list"));
         assert_eq!(metadata.iter().count(), 12);
         assert_eq!(metadata.get("lists").unwrap().to_string(), "a list of lists (1)");
+    }
+
+    #[test]
+    fn texts_are_what_they_spell() {
+        let texts =
+            [("count", "7"), ("below", "-1"), ("eps", "0.00001"), ("flag", "false"), ("name", "inf"), ("size", "1B")];
+        let metadata = Metadata::from_texts(&texts.map(|(key, text)| (key.to_owned(), text.to_owned())).into());
+        assert_eq!(metadata.u64("count").unwrap(), 7);
+        assert_eq!(metadata.get("below"), Some(&Value::I64(-1)));
+        assert_eq!(metadata.f32("eps").unwrap(), 1e-5);
+        assert!(!metadata.bool("flag").unwrap());
+        assert_eq!((metadata.str("name").unwrap(), metadata.str("size").unwrap()), ("inf", "1B"));
     }
 
     #[test]
@@ -381,7 +411,7 @@ mod tests {
         );
         assert!(text(metadata.u64("i8")).contains("`i8`: is a whole number, -1 in"));
         assert!(text(metadata.u64("text")).contains("`text`: is a text in"));
-        assert!(metadata.f32("u32").is_err());
+        assert!(metadata.f32("text").is_err());
         assert!(metadata.bool("u32").is_err());
         assert!(metadata.str("texts").is_err());
         assert!(metadata.strings("text").is_err());

@@ -1,0 +1,241 @@
+//! The harness under faults put in on purpose: each must be headlined at the first observed output downstream of it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Trial};
+use parity::Suite;
+use parity::case::Case;
+use parity::fault::Operation::{self, Negate, Roll, Swap, Transpose};
+use parity::fault::Rewrite::{self, Drop, Ones};
+use parity::fault::{Change, Fault};
+use parity::suite::{Found, find};
+use serde_json::{Value as Json, json};
+
+/// Llama with every part of its first layer observed.
+const WHOLE: &str = "base batch2-* no-scaling-tied uneven-gqa";
+/// Llama with the projections of its first layer observed, each with its own rope.
+const ROPES: &str = "dynamic-ntk llama3-scaling longrope proportional yarn";
+/// Llama, token after token; layers and attentions are observed.
+const DECODE: &str = "cached-decode* dynamic-ntk-decode";
+
+const NORM1: &str = "model.layers.0.input_layernorm";
+const Q: &str = "model.layers.0.self_attn.q_proj";
+const K: &str = "model.layers.0.self_attn.k_proj";
+const V: &str = "model.layers.0.self_attn.v_proj";
+const O: &str = "model.layers.0.self_attn.o_proj";
+const ATTENTION: &str = "model.layers.0.self_attn";
+const NORM2: &str = "model.layers.0.post_attention_layernorm";
+const GATE: &str = "model.layers.0.mlp.gate_proj";
+const UP: &str = "model.layers.0.mlp.up_proj";
+const DOWN: &str = "model.layers.0.mlp.down_proj";
+/// What a block returns.
+const OUT: &str = "output/0/0";
+
+const HALVES: Operation = Swap { chunks: 2, first: 0, second: 1 };
+
+/// A number of the config times a factor.
+fn times(factor: f64, pointer: &str, expected: &str) -> Fault {
+    Fault::config(&format!("{} times {factor}", words(pointer)), pointer, Change::Times(factor), expected)
+}
+
+/// Another value in the config.
+fn set(pointer: &str, value: Json, expected: &str) -> Fault {
+    Fault::config(&format!("{} {}", words(pointer), words(&value.to_string())), pointer, Change::Set(value), expected)
+}
+
+/// Another order, or sign, of a tensor's elements.
+fn weight(operation: Operation, tensor: &str, expected: &str) -> Fault {
+    Fault::weight(&format!("{operation:?} {tensor}"), tensor, operation, expected)
+}
+
+/// Two tensors under each other's name.
+fn swapped(one: &str, other: &str, expected: &str) -> Fault {
+    Fault::exchange(&format!("{one} for {other}"), one, other, expected)
+}
+
+/// Other values in an input.
+fn input(rewrite: Rewrite, name: &str, expected: &str) -> Fault {
+    Fault::input(&format!("{rewrite:?} {}", words(name)), name, rewrite, expected)
+}
+
+/// Fit for the name of a directory.
+fn words(text: &str) -> String {
+    let fit = |c: char| if c.is_alphanumeric() || "._".contains(c) { c } else { ' ' };
+    text.chars().map(fit).collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Which fault goes into which cases of a folder. Cases are named one after the other; a star stands for any end.
+type Row = (&'static str, Fault);
+
+fn llama() -> Vec<Row> {
+    let theta = "/rope_parameters/rope_theta";
+    let unscaled = || json!({"rope_theta": 10000.0, "rope_type": "default"});
+    let first = |tensor: &str| format!("model.layers.0.{tensor}.weight");
+    let [q, k, v, o] = ["q", "k", "v", "o"].map(|x| first(&format!("self_attn.{x}_proj")));
+    let [gate, up, down] = ["gate", "up", "down"].map(|x| first(&format!("mlp.{x}_proj")));
+    let [norm1, norm2] = ["input_layernorm", "post_attention_layernorm"].map(first);
+    vec![
+        (WHOLE, times(10.0, "/rms_norm_eps", NORM1)),
+        ("bf16", times(10.0, "/rms_norm_eps", NORM1)),
+        (ROPES, times(10.0, "/rms_norm_eps", Q)),
+        ("linear-scaling smollm2", times(10.0, "/rms_norm_eps", Q)),
+        (DECODE, times(10.0, "/rms_norm_eps", ATTENTION)),
+        (WHOLE, times(1.01, theta, O)),
+        (ROPES, times(1.01, theta, O)),
+        ("linear-scaling", times(1.01, "/rope_scaling/rope_theta", O)),
+        ("smollm2", times(1.01, "/rope_theta", O)),
+        (DECODE, times(1.01, theta, ATTENTION)),
+        // One per cent of the base is less than bf16's noise.
+        ("bf16", times(2.0, theta, O)),
+        (ROPES, set("/rope_parameters", unscaled(), O)),
+        ("linear-scaling", set("/rope_scaling", unscaled(), O)),
+        ("batch2-*", input(Drop, "inputs/0/attention_mask", O)),
+        ("cached-decode-padded", input(Ones, "inputs/0/attention_mask", ATTENTION)),
+        ("base", weight(Transpose, &q, Q)),
+        ("base", weight(Transpose, &o, O)),
+        (WHOLE, swapped(&k, &v, K)),
+        (WHOLE, swapped(&gate, &up, GATE)),
+        (WHOLE, swapped(&norm1, &norm2, NORM1)),
+        (WHOLE, weight(HALVES, &q, Q)),
+        (WHOLE, weight(Negate, &v, V)),
+        (WHOLE, weight(Roll(1), &norm2, NORM2)),
+        (WHOLE, weight(Roll(1), &up, UP)),
+        (WHOLE, weight(Roll(1), &down, DOWN)),
+        ("bf16", swapped(&k, &v, K)),
+        ("bf16", swapped(&gate, &up, GATE)),
+        ("bf16", swapped(&norm1, &norm2, NORM1)),
+        (WHOLE, weight(Roll(1), "model.embed_tokens.weight", "model.embed_tokens")),
+        (WHOLE, weight(Roll(1), "model.norm.weight", "model.norm")),
+        ("base uneven-gqa", weight(Roll(1), "lm_head.weight", "lm_head")),
+    ]
+}
+
+fn norms_and_layers() -> Vec<Row> {
+    vec![
+        ("rms-norm*", times(10.0, "/eps", OUT)),
+        ("rms-norm*", weight(Roll(1), "weight", OUT)),
+        ("rms-norm-offset", set("/offset", json!(0.0), OUT)),
+        ("layer-norm*", times(10.0, "/eps", OUT)),
+        ("layer-norm", swapped("weight", "bias", OUT)),
+        ("layer-norm-no-bias", weight(Negate, "weight", OUT)),
+        ("group-norm*", times(10.0, "/eps", OUT)),
+        ("group-norm*", swapped("weight", "bias", OUT)),
+        ("group-norm", set("/groups", json!(2), OUT)),
+        ("linear*", weight(Roll(1), "weight", OUT)),
+        ("linear linear-affine-8bit-group64", weight(Negate, "bias", OUT)),
+        ("embedding*", weight(Roll(1), "weight", OUT)),
+        ("linear-affine-* embedding-affine-*", swapped("scales", "biases", OUT)),
+        ("mlp-*", weight(Negate, "up.weight", OUT)),
+        ("mlp-*", weight(Roll(1), "down.weight", OUT)),
+        ("glu-*", swapped("gate.weight", "up.weight", OUT)),
+        ("mlp-gelu glu-gelu", set("/activation", json!("gelu_tanh"), OUT)),
+        ("mlp-gelu-tanh glu-gelu-tanh mlp-relu2", set("/activation", json!("gelu"), OUT)),
+        ("mlp-quick-gelu mlp-relu", set("/activation", json!("silu"), OUT)),
+        ("mlp-silu glu-silu", set("/activation", json!("quick_gelu"), OUT)),
+    ]
+}
+
+fn ropes() -> Vec<Row> {
+    let half_split = "rope-half-split* rope-axes-half-split rope-sections-* rope-dynamic-* rope-linear rope-llama3 \
+                      rope-proportional rope-yarn";
+    vec![
+        ("rope-*", times(1.01, "/theta", OUT)),
+        (half_split, set("/layout", json!("interleaved"), OUT)),
+        ("rope-interleaved* rope-axes-interleaved*", set("/layout", json!("half_split"), OUT)),
+        ("rope-half-split-partial rope-interleaved-partial", set("/dims", json!(8), OUT)),
+        ("rope-axes-interleaved*", set("/axes", json!([6, 4, 6]), OUT)),
+        ("rope-axes-half-split", set("/axes", json!([4, 12]), OUT)),
+        ("rope-sections-contiguous", set("/sections_interleaved", json!(true), OUT)),
+        ("rope-sections-interleaved", set("/sections_interleaved", json!(false), OUT)),
+        ("rope-linear rope-llama3 rope-proportional", times(1.01, "/scaling/factor", OUT)),
+        ("rope-dynamic-long rope-yarn rope-interleaved-yarn-mscale", times(1.01, "/scaling/factor", OUT)),
+        ("rope-interleaved-yarn-mscale", set("/scaling/truncate", json!(true), OUT)),
+    ]
+}
+
+fn attention() -> Vec<Row> {
+    let causal = "attend-causal attend-causal-cached attend-every-head attend-scale attend-sinks attend-softcap";
+    let rotating = "attention-fused attention-key-* attention-partial-rope attention-separate";
+    let normed = "attention-key-* attention-partial-rope";
+    let separate = "attention-separate attention-partial-rope attention-no-rope";
+    let sees = |kind: &str| json!({"kind": kind});
+    vec![
+        (causal, set("/mask", sees("none"), OUT)),
+        ("attend-causal-one-query", set("/mask", json!({"kind": "sliding", "window": 2}), OUT)),
+        ("attend-none", set("/mask", sees("causal"), OUT)),
+        ("attend-sliding* attend-sinks-sliding", set("/mask", sees("causal"), OUT)),
+        ("attend-sliding* attend-sinks-sliding", set("/mask/window", json!(2), OUT)),
+        ("attend-boolean* attend-additive", input(Ones, "inputs/0/mask", OUT)),
+        ("attend-blocks", input(Ones, "inputs/0/segments", OUT)),
+        ("attend-sinks*", weight(Roll(1), "sinks", OUT)),
+        ("attend-softcap", times(1.1, "/softcap", OUT)),
+        ("attend-scale", times(1.01, "/scale", OUT)),
+        ("attention-*", set("/mask", sees("none"), OUT)),
+        (rotating, times(1.01, "/rope/theta", OUT)),
+        // No query or key of these cases is so small that ten times eps shows.
+        (normed, times(1e4, "/qk_norm/eps", OUT)),
+        (normed, swapped("q_norm.weight", "k_norm.weight", OUT)),
+        (separate, swapped("k.weight", "v.weight", OUT)),
+        ("attention-fused", weight(Swap { chunks: 5, first: 3, second: 4 }, "qkv.weight", OUT)),
+        ("attention-key-value", weight(HALVES, "kv.weight", OUT)),
+        ("attention-key-is-value", weight(HALVES, "k.weight", OUT)),
+        ("attention-*", weight(Roll(1), "o.weight", OUT)),
+        ("block-*", times(10.0, "/norm/eps", "norm1")),
+        ("block-*", times(1.01, "/attention/rope/theta", "attn")),
+        ("block-*", set("/attention/mask", sees("none"), "attn")),
+        ("block-*", swapped("norm1.weight", "norm2.weight", "norm1")),
+        ("block-*", swapped("attn.k.weight", "attn.v.weight", "attn")),
+        ("block-*", weight(Roll(1), "norm2.weight", "norm2")),
+        ("block-*", weight(Negate, "ffn.down.weight", "ffn")),
+        ("block-pre-norm-glu", swapped("ffn.gate.weight", "ffn.up.weight", "ffn")),
+        ("block-pre-norm-mlp", set("/ffn/activation", json!("gelu_tanh"), "ffn")),
+    ]
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The tensor library is not thread-safe.
+    arguments.test_threads.get_or_insert(1);
+    let suite = Arc::new(parity::models());
+    let blocks = [norms_and_layers(), ropes(), attention()].concat();
+    let mut trials = Vec::new();
+    for (folder, rows) in [("llama", llama()), ("framework", blocks)] {
+        let cases = find(&[fixtures().join(folder)]).expect("the fixtures");
+        let mut faultless: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+        for (pattern, fault) in rows {
+            let chosen: Vec<&Found> = cases.iter().filter(|case| matches(pattern, &case.name)).collect();
+            assert!(!chosen.is_empty(), "no case of {folder} is called {pattern}");
+            for case in chosen {
+                faultless.remove(case.name.as_str());
+                let (suite, dir, fault) = (Arc::clone(&suite), case.dir.clone(), fault.clone());
+                let name = format!("{folder}/{}: {}", case.name, fault.name);
+                trials.push(Trial::test(name, move || Ok(prove(&suite, &dir, &fault)?)));
+            }
+        }
+        let name = format!("{folder}: every case has a fault");
+        let left = faultless.into_iter().map(str::to_owned).collect::<Vec<_>>();
+        trials.push(Trial::test(name, move || if left.is_empty() { Ok(()) } else { Err(left.join(", ").into()) }));
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn fixtures() -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", "fixtures"].iter().collect()
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    pattern.split_whitespace().any(|one| match one.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == one,
+    })
+}
+
+fn prove(suite: &Suite, dir: &Path, fault: &Fault) -> parity::Result<()> {
+    let case = Case::open(dir)?;
+    let scratch = tempfile::tempdir().map_err(|e| parity::Error::io(dir, e))?;
+    let family = suite.family(&case.meta.reference)?.ok_or_else(|| parity::Error::subject("no family"))?;
+    fault.prove(&case, family, scratch.path())
+}

@@ -1,0 +1,279 @@
+//! CLIP's text model: transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`.
+
+use crate::{
+    Arguments, Checkpoint, Outputs, Result,
+    arguments::forward_only,
+    registry::{Family, Layout, json_config},
+    sizes::{heads, positive},
+};
+use framework::{
+    Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Array, At, Attention, Block, Dtype, Embedding, Error,
+    Heads, Init, LayerNorm, Linear, Mask, Mlp, Norm, Qkv, Score, call, math, module, weights::WeightMap,
+};
+use mlx_rs::ops::indexing;
+use serde::Deserialize;
+
+/// The family.
+pub struct Clip;
+
+/// transformers' `CLIPTextConfig`.
+#[derive(Debug, Deserialize)]
+pub struct ClipTextConfig {
+    vocab_size: i32,
+    hidden_size: i32,
+    intermediate_size: i32,
+    num_hidden_layers: i32,
+    num_attention_heads: i32,
+    max_position_embeddings: i32,
+    projection_dim: Option<i32>,
+    hidden_act: Activation,
+    layer_norm_eps: f32,
+    eos_token_id: Option<i32>,
+    #[serde(default)]
+    architectures: Option<Vec<String>>,
+    /// Whether the checkpoint has a projection, which is not said here but by its class or its tensors.
+    #[serde(skip)]
+    projected: bool,
+}
+
+/// A causal transformer over tokens whose state at the end of a text stands for the text
+/// (<https://arxiv.org/abs/2103.00020>).
+pub struct ClipText {
+    /// Tokens and where they stand.
+    pub embeddings: Embeddings,
+    /// The blocks.
+    pub layers: Vec<Block>,
+    /// After the last block.
+    pub norm: LayerNorm,
+    /// From the pooled state to the space that texts and images share, `[projection, D]`.
+    pub projection: Option<Linear>,
+    /// Which token ends a text.
+    pub end: End,
+}
+module! { impl[] ClipText { embeddings, layers, norm, projection } }
+
+/// A token's vector plus that of its place.
+pub struct Embeddings {
+    /// `[vocabulary, D]`.
+    pub tokens: Embedding,
+    /// `[longest, D]`.
+    pub positions: Embedding,
+}
+module! { impl[] Embeddings { tokens, positions } }
+
+/// The token at whose place a text is pooled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The first with this id.
+    First(i32),
+    /// The first with the highest id of the text: the end is the vocabulary's last token.
+    Highest,
+}
+
+/// What the model makes of a batch of texts.
+#[derive(Debug)]
+pub struct ClipEncoded {
+    /// After the last norm, `[B, L, D]`.
+    pub hidden: Array,
+    /// What goes into each block and what comes out of the last, `[B, L, D]` each; pipelines take the last but one.
+    pub states: Vec<Array>,
+    /// `hidden` at the end of each text, `[B, D]`.
+    pub pooled: Array,
+    /// `pooled` projected, `[B, projection]`.
+    pub projected: Option<Array>,
+}
+
+impl Embeddings {
+    /// `[B, L]` → `[B, L, D]`.
+    fn forward(&self, ids: &Array) -> framework::Result<Array> {
+        let [_, length] = math::shape(ids)?;
+        let longest = self.positions.weight.shape().first().copied().unwrap_or(0);
+        if length > longest {
+            let problem = format!("{length} tokens where the model has places for {longest}");
+            return Err(Error::argument("input_ids", problem));
+        }
+        let places = Array::arange::<_, i32>(0, length, None)?.expand_dims(0)?;
+        let tokens = call!(self.tokens.forward(ids))?;
+        math::add(&tokens, &call!(self.positions.forward(&places))?)
+    }
+}
+
+impl End {
+    /// `hidden` `[B, L, D]` where the texts `ids` `[B, L]` end, `[B, D]`; at the first token where they do not.
+    fn of(self, ids: &Array, hidden: &Array) -> framework::Result<Array> {
+        let score = match self {
+            Self::First(id) => ids.eq(Array::from_int(id))?.as_dtype(Dtype::Int32)?,
+            Self::Highest => ids.clone(),
+        };
+        let place = indexing::argmax_axis(&score, -1, true)?.expand_dims(-1)?;
+        Ok(hidden.take_along_axis(place, 1)?.squeeze_axes(&[1])?)
+    }
+}
+
+impl ClipText {
+    /// Token ids `[B, L]` → states. A token sees those up to itself that `padding` `[B, L]` does not hide: its zeros
+    /// are pads.
+    ///
+    /// # Errors
+    /// When the texts are longer than the model has places for.
+    pub fn forward(&self, ids: &Array, padding: Option<&Array>) -> framework::Result<ClipEncoded> {
+        let mut x = call!(self.embeddings.forward(ids))?;
+        let [_, length, _] = math::shape(&x)?;
+        let mask = padding.map_or(Mask::causal(), |padding| Mask::causal().keys(padding.clone()));
+        let mask = mask.lower(length, length, x.dtype())?;
+        let at = At { angles: None, mask: &mask, cond: None };
+        let mut states = vec![x.clone()];
+        for i in 0..self.layers.len() {
+            x = call!(self.layers[i].forward(&x, &at, None))?;
+            states.push(x.clone());
+        }
+        let hidden = call!(self.norm.forward(&x))?;
+        let pooled = self.end.of(ids, &hidden)?;
+        let projected = self.projection.as_ref();
+        let projected = projected.map(|projection| call!(projection.forward(&pooled))).transpose()?;
+        Ok(ClipEncoded { hidden, states, pooled, projected })
+    }
+}
+
+impl ClipTextConfig {
+    fn norm(&self, init: &mut Init) -> framework::Result<LayerNorm> {
+        LayerNorm::new(self.hidden_size, self.layer_norm_eps, init)
+    }
+
+    fn block(&self, sizes: Heads, init: &mut Init) -> framework::Result<Block> {
+        let dim = self.hidden_size;
+        Ok(Block {
+            norm1: AnyNorm::Layer(self.norm(init)?),
+            attn: Attention {
+                qkv: Qkv::separate(&sizes, dim, true, init)?,
+                o: Linear::new(dim, dim, true, init)?,
+                q_norm: AnyNorm::None,
+                k_norm: AnyNorm::None,
+                position: AnyPosition::None,
+                sinks: None,
+                sizes,
+                score: Score::of(sizes.head_dim),
+            },
+            norm2: AnyNorm::Layer(self.norm(init)?),
+            ffn: AnyFfn::Mlp(Mlp::new(dim, self.intermediate_size, self.hidden_act, true, init)?),
+            modulation: AnyModulation::None,
+        })
+    }
+}
+
+impl Family for Clip {
+    const NAMES: &'static [&'static str] = &["clip_text_model", "CLIPTextModel", "CLIPTextModelWithProjection"];
+    const IGNORED: &'static [(&'static str, &'static str)] = &[
+        ("attention_dropout", "training only"),
+        ("dropout", "training only"),
+        ("initializer_factor", "training only"),
+        ("initializer_range", "training only"),
+    ];
+    type Config = ClipTextConfig;
+    type Model = ClipText;
+
+    fn build(config: &ClipTextConfig, init: &mut Init) -> framework::Result<ClipText> {
+        let (dim, count, longest) = (config.hidden_size, config.num_attention_heads, config.max_position_embeddings);
+        let width = config.projection_dim.unwrap_or(512);
+        positive(&[
+            ("vocab_size", config.vocab_size),
+            ("hidden_size", dim),
+            ("intermediate_size", config.intermediate_size),
+            ("num_hidden_layers", config.num_hidden_layers),
+            ("num_attention_heads", count),
+            ("max_position_embeddings", longest),
+            ("projection_dim", width),
+        ])?;
+        if dim % count != 0 {
+            return Err(Error::config("num_attention_heads", format!("{count} heads do not divide {dim} features")));
+        }
+        let sizes = heads("num_attention_heads", count, dim / count)?;
+        let embeddings = Embeddings {
+            tokens: Embedding::new(config.vocab_size, dim, init)?,
+            positions: Embedding::new(longest, dim, init)?,
+        };
+        let layers = (0..config.num_hidden_layers).map(|_| config.block(sizes, init));
+        Ok(ClipText {
+            embeddings,
+            layers: layers.collect::<framework::Result<_>>()?,
+            norm: config.norm(init)?,
+            projection: config.projected.then(|| Linear::new(dim, width, false, init)).transpose()?,
+            // The id in the configs of OpenAI's checkpoints is wrong, and known to be.
+            end: match config.eos_token_id.unwrap_or(49_407) {
+                2 => End::Highest,
+                id => End::First(id),
+            },
+        })
+    }
+
+    fn layouts() -> &'static [Layout<ClipTextConfig>] {
+        &[
+            Layout { name: "transformers", config: nested, map: |config| transformers(config, "text_model") },
+            Layout { name: "transformers, bare", config: bare, map: |config| transformers(config, "") },
+        ]
+    }
+
+    /// `forward`: `input_ids`, `attention_mask` `[B, L]` (1 is seen), `output_hidden_states` → `last_hidden_state`,
+    /// `hidden_states.0` to the last block's, and `pooler_output` or, with a projection, `text_embeds`.
+    fn call(model: &ClipText, method: &str, arguments: &mut Arguments) -> Result<Outputs> {
+        forward_only(method)?;
+        let ids = arguments.take("input_ids")?;
+        let padding = arguments.padding(&ids)?;
+        let all = arguments.flag("output_hidden_states", false)?;
+        let encoded = model.forward(&ids, padding.as_ref())?;
+        let pooled = match encoded.projected {
+            Some(projected) => ("text_embeds".into(), projected),
+            None => ("pooler_output".into(), encoded.pooled),
+        };
+        let mut outputs = vec![("last_hidden_state".into(), encoded.hidden), pooled];
+        if all {
+            outputs.extend(encoded.states.into_iter().enumerate().map(|(i, x)| (format!("hidden_states.{i}"), x)));
+        }
+        Ok(outputs)
+    }
+}
+
+/// Below `text_model`, as published.
+fn nested(checkpoint: &Checkpoint<'_>) -> Result<Option<ClipTextConfig>> {
+    config(checkpoint, true)
+}
+
+/// As recent versions of the package name the parameters of the model without a projection.
+fn bare(checkpoint: &Checkpoint<'_>) -> Result<Option<ClipTextConfig>> {
+    config(checkpoint, false)
+}
+
+fn config(checkpoint: &Checkpoint<'_>, nested: bool) -> Result<Option<ClipTextConfig>> {
+    let tensors = &checkpoint.header.tensors;
+    if tensors.keys().any(|name| name.starts_with("text_model.")) != nested {
+        return Ok(None);
+    }
+    let mut config = json_config::<Clip>(checkpoint)?;
+    if let Some(config) = &mut config {
+        let class = "CLIPTextModelWithProjection";
+        let said = config.architectures.iter().flatten().any(|name| name == class);
+        config.projected = said || tensors.contains_key("text_projection.weight");
+    }
+    Ok(config)
+}
+
+fn transformers(config: &ClipTextConfig, prefix: &str) -> WeightMap {
+    let map = WeightMap::default()
+        .rename("embeddings.token_embedding.{p:*}", "embeddings.tokens.{p:*}")
+        .rename("embeddings.position_embedding.{p:*}", "embeddings.positions.{p:*}")
+        .drop("embeddings.position_ids", "places count from 0")
+        .optional()
+        .rename("encoder.layers.{i}.layer_norm1.{p:*}", "layers.{i}.norm1.{p:*}")
+        .rename("encoder.layers.{i}.self_attn.q_proj.{p:*}", "layers.{i}.attn.q.{p:*}")
+        .rename("encoder.layers.{i}.self_attn.k_proj.{p:*}", "layers.{i}.attn.k.{p:*}")
+        .rename("encoder.layers.{i}.self_attn.v_proj.{p:*}", "layers.{i}.attn.v.{p:*}")
+        .rename("encoder.layers.{i}.self_attn.out_proj.{p:*}", "layers.{i}.attn.o.{p:*}")
+        .rename("encoder.layers.{i}.layer_norm2.{p:*}", "layers.{i}.norm2.{p:*}")
+        .rename("encoder.layers.{i}.mlp.fc1.{p:*}", "layers.{i}.ffn.up.{p:*}")
+        .rename("encoder.layers.{i}.mlp.fc2.{p:*}", "layers.{i}.ffn.down.{p:*}")
+        .rename("final_layer_norm.{p:*}", "norm.{p:*}")
+        .unobserved("encoder", "returns what its last layer does")
+        .unobserved("**.activation_fn", "a function here")
+        .prefixed(prefix, "");
+    if config.projected { map.rename("text_projection.{p:*}", "projection.{p:*}") } else { map }
+}

@@ -1,0 +1,178 @@
+//! FLUX.1's transformer: diffusers' `FluxTransformer2DModel`, and Black Forest Labs' single file.
+
+mod bfl;
+mod diffusers;
+mod transformer;
+
+pub use transformer::{FluxInput, FluxTransformer};
+
+use crate::{
+    Arguments, Error, Outputs, Result,
+    registry::{Family, Layout, json_config},
+};
+use framework::{
+    Activation, AdaLnContinuous, AdaLnZero, Angle, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Array, Attention, Axes,
+    Block, Dtype, Heads, Init, Joint, LayerNorm, Layout::Interleaved, Linear, Mlp, Positions, Qkv, RmsNorm, Rope,
+    Score, Single, TimestepEmbedding, math,
+};
+use serde::Deserialize;
+use transformer::TimeTextEmbed;
+
+/// The family.
+pub struct Flux;
+
+/// diffusers' config of `FluxTransformer2DModel`.
+#[derive(Debug, Deserialize)]
+pub struct FluxConfig {
+    patch_size: i32,
+    in_channels: i32,
+    out_channels: Option<i32>,
+    num_layers: usize,
+    num_single_layers: usize,
+    attention_head_dim: i32,
+    num_attention_heads: i32,
+    joint_attention_dim: i32,
+    pooled_projection_dim: i32,
+    guidance_embeds: bool,
+    axes_dims_rope: Vec<i32>,
+}
+
+impl FluxConfig {
+    fn dim(&self) -> i32 {
+        self.num_attention_heads * self.attention_head_dim
+    }
+
+    fn sizes(&self) -> Heads {
+        Heads { heads: self.num_attention_heads, kv_heads: self.num_attention_heads, head_dim: self.attention_head_dim }
+    }
+
+    fn rope(&self) -> Rope {
+        let axes = Axes::Each(self.axes_dims_rope.clone());
+        Rope { axes, angle: Angle::Double, ..Rope::new(self.attention_head_dim, 10_000.0, Interleaved) }
+    }
+
+    fn head_norm(&self, init: &mut Init) -> framework::Result<AnyNorm> {
+        Ok(AnyNorm::Rms(RmsNorm::new(self.attention_head_dim, 1e-6, init)?))
+    }
+
+    fn stream(&self, init: &mut Init) -> framework::Result<Block> {
+        let dim = self.dim();
+        Ok(Block {
+            norm1: AnyNorm::Layer(LayerNorm::plain(1e-6)),
+            attn: Attention {
+                qkv: Qkv::Fused { qkv: Linear::new(dim, 3 * dim, true, init)? },
+                o: Linear::new(dim, dim, true, init)?,
+                q_norm: self.head_norm(init)?,
+                k_norm: self.head_norm(init)?,
+                position: AnyPosition::Rope(self.rope()),
+                sinks: None,
+                sizes: self.sizes(),
+                score: Score::of(self.attention_head_dim),
+            },
+            norm2: AnyNorm::Layer(LayerNorm::plain(1e-6)),
+            ffn: AnyFfn::Mlp(Mlp::new(dim, 4 * dim, Activation::GeluTanh, true, init)?),
+            modulation: AnyModulation::AdaLnZero(AdaLnZero::new(dim, dim, 2, init)?),
+        })
+    }
+
+    fn single(&self, init: &mut Init) -> framework::Result<Single> {
+        let dim = self.dim();
+        Ok(Single {
+            norm: AnyNorm::Layer(LayerNorm::plain(1e-6)),
+            proj_in: Linear::new(dim, 7 * dim, true, init)?,
+            q_norm: self.head_norm(init)?,
+            k_norm: self.head_norm(init)?,
+            position: AnyPosition::Rope(self.rope()),
+            proj_out: Linear::new(5 * dim, dim, true, init)?,
+            modulation: AnyModulation::AdaLnZero(AdaLnZero::new(dim, dim, 1, init)?),
+            sizes: self.sizes(),
+            score: Score::of(self.attention_head_dim),
+            activation: Activation::GeluTanh,
+        })
+    }
+}
+
+/// Features of the sinusoid of a time step.
+const SINUSOID: i32 = 256;
+
+impl Family for Flux {
+    const NAMES: &'static [&'static str] = &["FluxTransformer2DModel"];
+    const IGNORED: &'static [(&'static str, &'static str)] = &[];
+    type Config = FluxConfig;
+    type Model = FluxTransformer;
+
+    fn build(config: &FluxConfig, init: &mut Init) -> framework::Result<FluxTransformer> {
+        let dim = config.dim();
+        if config.axes_dims_rope.iter().sum::<i32>() != config.attention_head_dim {
+            let problem =
+                format!("{:?} do not add up to a head of {}", config.axes_dims_rope, config.attention_head_dim);
+            return Err(framework::Error::config("axes_dims_rope", problem));
+        }
+        let text_embedder = Mlp {
+            up: Linear::new(config.pooled_projection_dim, dim, true, init)?,
+            down: Linear::new(dim, dim, true, init)?,
+            activation: Activation::Silu,
+        };
+        let joint = |init: &mut Init| Ok(Joint { streams: vec![config.stream(init)?, config.stream(init)?] });
+        let transformer_blocks = (0..config.num_layers).map(|_| joint(init)).collect::<framework::Result<_>>()?;
+        let single_transformer_blocks = (0..config.num_single_layers).map(|_| config.single(init));
+        let single_transformer_blocks = single_transformer_blocks.collect::<framework::Result<_>>()?;
+        let patch = config.patch_size * config.patch_size;
+        Ok(FluxTransformer {
+            x_embedder: Linear::new(config.in_channels, dim, true, init)?,
+            context_embedder: Linear::new(config.joint_attention_dim, dim, true, init)?,
+            time_text_embed: TimeTextEmbed {
+                timestep_embedder: TimestepEmbedding::new(SINUSOID, dim, init)?,
+                guidance_embedder: config
+                    .guidance_embeds
+                    .then(|| TimestepEmbedding::new(SINUSOID, dim, init))
+                    .transpose()?,
+                text_embedder,
+            },
+            transformer_blocks,
+            single_transformer_blocks,
+            norm_out: AdaLnContinuous::new(dim, dim, 1e-6, init)?,
+            proj_out: Linear::new(dim, patch * config.out_channels.unwrap_or(config.in_channels), true, init)?,
+            rope: config.rope(),
+        })
+    }
+
+    fn layouts() -> &'static [Layout<FluxConfig>] {
+        &[
+            Layout { name: "diffusers", config: json_config::<Flux>, map: diffusers::map },
+            Layout { name: "bfl", config: bfl::config, map: bfl::map },
+        ]
+    }
+
+    fn call(model: &FluxTransformer, method: &str, arguments: &mut Arguments) -> Result<Outputs> {
+        if method != "forward" {
+            return Err(Error::argument("method", format!("`{method}` is not one of this model's: forward")));
+        }
+        let [x, text, pooled, timestep] = ["hidden_states", "encoder_hidden_states", "pooled_projections", "timestep"]
+            .map(|name| arguments.take(name));
+        let guidance = arguments.take_optional("guidance");
+        let (text_positions, image_positions) =
+            (grid(&arguments.take("txt_ids")?)?, grid(&arguments.take("img_ids")?)?);
+        if !arguments.flag("return_dict", true)? {
+            return Err(Error::argument("return_dict", "only true is answered"));
+        }
+        let sample = model.forward(&FluxInput {
+            hidden_states: &x?,
+            encoder_hidden_states: &text?,
+            pooled_projections: &pooled?,
+            timestep: &timestep?,
+            guidance: guidance.as_ref(),
+            text_positions: &text_positions,
+            image_positions: &image_positions,
+        })?;
+        Ok(vec![("sample".into(), sample)])
+    }
+}
+
+/// Position ids `[L, axes]` on the host.
+fn grid(ids: &Array) -> Result<Positions> {
+    let [length, axes] = math::shape::<2>(ids)?.map(|length| length as usize);
+    let by_axis = ids.transpose()?.as_dtype(Dtype::Float32)?;
+    let values = math::read::<f32>(&by_axis)?.into_iter().map(f64::from).collect();
+    Ok(Positions::new(values, axes, 1, length)?)
+}

@@ -1,0 +1,106 @@
+//! The wiring of FLUX.1's transformer.
+
+use framework::{
+    AdaLnContinuous, Array, At, Error, Ffn, Joined, Joint, Linear, Lowered, Mlp, Positions, Result, Rope, Single,
+    Stream, TimestepEmbedding, call, math, module, tap, within,
+};
+
+/// A flow transformer over packed latents and text (<https://arxiv.org/abs/2403.03206>): joint blocks with a stream for
+/// text and one for the image, then single blocks over both.
+pub struct FluxTransformer {
+    pub(super) x_embedder: Linear,
+    pub(super) context_embedder: Linear,
+    pub(super) time_text_embed: TimeTextEmbed,
+    pub(super) transformer_blocks: Vec<Joint>,
+    pub(super) single_transformer_blocks: Vec<Single>,
+    pub(super) norm_out: AdaLnContinuous,
+    pub(super) proj_out: Linear,
+    pub(super) rope: Rope,
+}
+module! {
+    impl[] FluxTransformer {
+        x_embedder, context_embedder, time_text_embed, transformer_blocks, single_transformer_blocks, norm_out, proj_out
+    }
+}
+
+/// Time step, guidance and pooled prompt as one vector.
+pub(super) struct TimeTextEmbed {
+    pub timestep_embedder: TimestepEmbedding,
+    pub guidance_embedder: Option<TimestepEmbedding>,
+    pub text_embedder: Mlp,
+}
+module! { impl[] TimeTextEmbed { timestep_embedder, guidance_embedder, text_embedder } }
+
+impl TimeTextEmbed {
+    /// `timestep` and `guidance` `[B]`, in thousandths; `pooled` `[B, P]` → `[B, D]`.
+    fn forward(&self, timestep: &Array, guidance: Option<&Array>, pooled: &Array) -> Result<Array> {
+        let dtype = pooled.dtype();
+        let mut sum = call!(self.timestep_embedder.forward(timestep, dtype))?;
+        if let (Some(guidance_embedder), Some(guidance)) = (&self.guidance_embedder, guidance) {
+            sum = math::add(&sum, &call!(guidance_embedder.forward(guidance, dtype))?)?;
+        }
+        math::add(&sum, &call!(self.text_embedder.forward(pooled))?)
+    }
+}
+
+/// What one evaluation needs.
+pub struct FluxInput<'a> {
+    /// Packed latents `[B, L, in]`.
+    pub hidden_states: &'a Array,
+    /// The text encoder's hidden states `[B, T, joint]`.
+    pub encoder_hidden_states: &'a Array,
+    /// The pooled prompt `[B, P]`.
+    pub pooled_projections: &'a Array,
+    /// The time, from 1 (noise) to 0, `[B]`.
+    pub timestep: &'a Array,
+    /// The distilled guidance `[B]`; needed by the models that were distilled with it.
+    pub guidance: Option<&'a Array>,
+    /// Where the text tokens stand: axes × T.
+    pub text_positions: &'a Positions,
+    /// Where the latents stand: axes × L.
+    pub image_positions: &'a Positions,
+}
+
+impl FluxTransformer {
+    /// The velocity `[B, L, out]`.
+    ///
+    /// # Errors
+    /// When the model needs a guidance and there is none, or the other way round.
+    pub fn forward(&self, input: &FluxInput) -> Result<Array> {
+        if input.guidance.is_some() != self.time_text_embed.guidance_embedder.is_some() {
+            let problem = "dev models need it and schnell models do not have it";
+            return Err(Error::argument("guidance", problem));
+        }
+        let mut image = call!(self.x_embedder.forward(input.hidden_states))?;
+        let thousandths = |t: &Array| math::scaled(&t.as_dtype(image.dtype())?, 1000.0);
+        let timestep = thousandths(input.timestep)?;
+        let guidance = input.guidance.map(thousandths).transpose()?;
+        let vector = call!(self.time_text_embed.forward(&timestep, guidance.as_ref(), input.pooled_projections))?;
+        let cond = math::silu(&vector)?;
+        let mut text = call!(self.context_embedder.forward(input.encoder_hidden_states))?;
+
+        let angles = [input.text_positions, input.image_positions].map(|positions| self.rope.angles(positions));
+        let [text_angles, image_angles] = angles;
+        let (text_angles, image_angles) = (text_angles?, image_angles?);
+        let at = |angles| At { angles: Some(angles), mask: &Lowered::None, cond: Some(&cond) };
+        for i in 0..self.transformer_blocks.len() {
+            let streams = [Stream { x: &text, at: at(&text_angles) }, Stream { x: &image, at: at(&image_angles) }];
+            let pair = call!(self.transformer_blocks[i].forward(&streams, &Lowered::None))?;
+            [text, image] = pair.try_into().map_err(|_| Error::argument("streams", "two go in, two come out"))?;
+        }
+
+        let [_, first, _] = math::shape(&text)?;
+        let all_angles = text_angles.then(&image_angles)?;
+        let mut tokens = mlx_rs::ops::concatenate(&[text, image], 1)?;
+        for i in 0..self.single_transformer_blocks.len() {
+            let block = &self.single_transformer_blocks[i];
+            let offered = |tokens| tap::offer(Joined { tokens, first }).tokens;
+            tokens =
+                within!(self.single_transformer_blocks[i] => block.forward(&tokens, &at(&all_angles)).map(offered))?;
+        }
+        let [_, length, _] = math::shape(&tokens)?;
+        let image = math::slice(&tokens, 1, first, length)?;
+        let image = call!(self.norm_out.forward(&image, &at(&all_angles)))?;
+        call!(self.proj_out.forward(&image))
+    }
+}

@@ -1,0 +1,228 @@
+//! The encoders of T5, T5 1.1 and UMT5: transformers' `T5EncoderModel` and `UMT5EncoderModel`.
+
+use crate::{
+    Arguments, Outputs, Result,
+    arguments::forward_only,
+    registry::{Family, Layout, json_config},
+    sizes::{heads, positive},
+};
+use framework::{
+    Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Array, At, Attention, Block, Embedding, Glu, Heads, Init,
+    Linear, Lowered, Mask, Mlp, Norm, Qkv, RelativeBias, RmsNorm, Score, call, math, module, weights::WeightMap,
+};
+use serde::Deserialize;
+
+/// The family.
+pub struct T5;
+
+/// transformers' `T5Config` and `UMT5Config`.
+#[derive(Debug, Deserialize)]
+pub struct T5Config {
+    model_type: Kind,
+    vocab_size: i32,
+    d_model: i32,
+    d_kv: i32,
+    d_ff: i32,
+    num_layers: i32,
+    num_heads: i32,
+    relative_attention_num_buckets: Option<i32>,
+    relative_attention_max_distance: Option<i32>,
+    layer_norm_epsilon: Option<f32>,
+    feed_forward_proj: Option<FeedForward>,
+}
+
+/// `relu` is a plain network, `gated-silu` one with a gate.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct FeedForward {
+    gated: bool,
+    activation: Activation,
+}
+
+impl TryFrom<String> for FeedForward {
+    type Error = serde_json::Error;
+
+    fn try_from(name: String) -> Result<Self, serde_json::Error> {
+        let (gated, activation) = match name.strip_prefix("gated-") {
+            // It has always meant the approximation by tanh.
+            Some("gelu") => (true, "gelu_new"),
+            Some(activation) => (true, activation),
+            None => (false, name.as_str()),
+        };
+        Ok(Self { gated, activation: serde_json::from_value(activation.into())? })
+    }
+}
+
+/// Which of the two it is: they differ in what the layers know of distances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    /// One table serves all layers.
+    T5,
+    /// Each layer has its own.
+    Umt5,
+}
+
+/// A bidirectional transformer over tokens that knows positions by their distance only
+/// (<https://arxiv.org/abs/1910.10683>).
+pub struct T5Encoder {
+    /// `[vocabulary, D]`.
+    pub embed_tokens: Embedding,
+    /// What layers add to their scores: a layer without a table of its own has the last one before it.
+    pub distances: Vec<RelativeBias>,
+    /// The blocks.
+    pub layers: Vec<Block>,
+    /// After the last block.
+    pub norm: RmsNorm,
+}
+module! { impl[] T5Encoder { embed_tokens, distances, layers, norm } }
+
+impl T5Encoder {
+    /// Token ids `[B, L]` → hidden states after the last norm `[B, L, D]`. A token sees all that `padding` `[B, L]` does
+    /// not hide: its zeros are pads.
+    pub fn forward(&self, ids: &Array, padding: Option<&Array>) -> framework::Result<Array> {
+        let mut x = call!(self.embed_tokens.forward(ids))?;
+        let [_, length, _] = math::shape(&x)?;
+        let mask = padding.map_or(Mask::none(), |padding| Mask::none().keys(padding.clone()));
+        let mut lowered = Lowered::None;
+        for i in 0..self.layers.len() {
+            if i < self.distances.len() {
+                let bias = call!(self.distances[i].forward(length, length))?;
+                lowered = mask.clone().bias(bias).lower(length, length, x.dtype())?;
+            }
+            let at = At { angles: None, mask: &lowered, cond: None };
+            x = call!(self.layers[i].forward(&x, &at, None))?;
+        }
+        call!(self.norm.forward(&x))
+    }
+}
+
+impl T5Config {
+    fn norm(&self, init: &mut Init) -> framework::Result<RmsNorm> {
+        RmsNorm::new(self.d_model, self.layer_norm_epsilon.unwrap_or(1e-6), init)
+    }
+
+    fn feed_forward(&self) -> FeedForward {
+        self.feed_forward_proj.unwrap_or(match self.model_type {
+            Kind::T5 => FeedForward { gated: false, activation: Activation::Relu },
+            Kind::Umt5 => FeedForward { gated: true, activation: Activation::GeluTanh },
+        })
+    }
+
+    fn ffn(&self, init: &mut Init) -> framework::Result<AnyFfn> {
+        let (dim, hidden, FeedForward { gated, activation }) = (self.d_model, self.d_ff, self.feed_forward());
+        Ok(if gated {
+            AnyFfn::Glu(Glu::new(dim, hidden, activation, false, init)?)
+        } else {
+            AnyFfn::Mlp(Mlp::new(dim, hidden, activation, false, init)?)
+        })
+    }
+
+    fn block(&self, sizes: Heads, init: &mut Init) -> framework::Result<Block> {
+        Ok(Block {
+            norm1: AnyNorm::Rms(self.norm(init)?),
+            attn: Attention {
+                qkv: Qkv::separate(&sizes, self.d_model, false, init)?,
+                o: Linear::new(sizes.heads * sizes.head_dim, self.d_model, false, init)?,
+                q_norm: AnyNorm::None,
+                k_norm: AnyNorm::None,
+                position: AnyPosition::None,
+                sinks: None,
+                sizes,
+                score: Score { scale: 1.0, softcap: None },
+            },
+            norm2: AnyNorm::Rms(self.norm(init)?),
+            ffn: self.ffn(init)?,
+            modulation: AnyModulation::None,
+        })
+    }
+}
+
+impl Family for T5 {
+    const NAMES: &'static [&'static str] = &["t5", "T5EncoderModel", "umt5", "UMT5EncoderModel"];
+    const IGNORED: &'static [(&'static str, &'static str)] = &[
+        ("dropout_rate", "training only"),
+        ("classifier_dropout", "training only"),
+        ("initializer_factor", "training only"),
+        ("dense_act_fn", "follows from feed_forward_proj"),
+        ("is_gated_act", "follows from feed_forward_proj"),
+        ("is_decoder", "the encoder is what is built"),
+        ("num_decoder_layers", "the encoder is what is built"),
+        ("decoder_start_token_id", "the encoder is what is built"),
+        ("scale_decoder_outputs", "the encoder is what is built"),
+        ("tie_word_embeddings", "speaks of the decoder's output layer; the encoder's table is always the shared one"),
+        ("n_positions", "the length of training texts; distances have no limit"),
+        ("output_past", "a note on an old interface"),
+        ("scalable_attention", "UMT5's note on its training code"),
+        ("task_specific_params", "prompts and settings of the whole model"),
+        ("tokenizer_class", "the tokenizer says itself what it is"),
+    ];
+    type Config = T5Config;
+    type Model = T5Encoder;
+
+    fn build(config: &T5Config, init: &mut Init) -> framework::Result<T5Encoder> {
+        let (vocabulary, dim, layers) = (config.vocab_size, config.d_model, config.num_layers);
+        positive(&[("vocab_size", vocabulary), ("d_model", dim), ("d_ff", config.d_ff), ("num_layers", layers)])?;
+        let sizes = heads("num_heads", config.num_heads, config.d_kv)?;
+        let tables = if config.model_type == Kind::T5 { 1 } else { layers };
+        let buckets = config.relative_attention_num_buckets.unwrap_or(32);
+        let furthest = config.relative_attention_max_distance.unwrap_or(128);
+        let distances = (0..tables)
+            .map(|_| RelativeBias::new(buckets, sizes.heads, furthest, init))
+            .collect::<framework::Result<_>>()?;
+        Ok(T5Encoder {
+            embed_tokens: Embedding::new(vocabulary, dim, init)?,
+            distances,
+            layers: (0..layers).map(|_| config.block(sizes, init)).collect::<framework::Result<_>>()?,
+            norm: config.norm(init)?,
+        })
+    }
+
+    fn layouts() -> &'static [Layout<T5Config>] {
+        &[Layout { name: "transformers", config: json_config::<T5>, map: transformers }]
+    }
+
+    /// `forward`: `input_ids`, `attention_mask` `[B, L]` (1 is seen) → `last_hidden_state`.
+    fn call(model: &T5Encoder, method: &str, arguments: &mut Arguments) -> Result<Outputs> {
+        forward_only(method)?;
+        let ids = arguments.take("input_ids")?;
+        let padding = arguments.padding(&ids)?;
+        Ok(vec![("last_hidden_state".into(), model.forward(&ids, padding.as_ref())?)])
+    }
+}
+
+/// Upstream's layer 0 is attention with its norm and residual, layer 1 the feed-forward network with its own.
+fn transformers(config: &T5Config) -> WeightMap {
+    let map = WeightMap::default()
+        .rename("shared.{p:*}", "embed_tokens.{p:*}")
+        .tied("encoder.embed_tokens.weight", "shared.weight")
+        .rename("encoder.block.{i}.layer.0.SelfAttention.q.{p:*}", "layers.{i}.attn.q.{p:*}")
+        .rename("encoder.block.{i}.layer.0.SelfAttention.k.{p:*}", "layers.{i}.attn.k.{p:*}")
+        .rename("encoder.block.{i}.layer.0.SelfAttention.v.{p:*}", "layers.{i}.attn.v.{p:*}")
+        .rename("encoder.block.{i}.layer.0.SelfAttention.o.{p:*}", "layers.{i}.attn.o.{p:*}")
+        .rename("encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.{p:*}", "distances.{i}.{p:*}")
+        .rename("encoder.block.{i}.layer.0.layer_norm.{p:*}", "layers.{i}.norm1.{p:*}")
+        .rename("encoder.block.{i}.layer.1.layer_norm.{p:*}", "layers.{i}.norm2.{p:*}")
+        .rename("encoder.block.{i}.layer.1.DenseReluDense.wo.{p:*}", "layers.{i}.ffn.down.{p:*}")
+        .rename("encoder.final_layer_norm.{p:*}", "norm.{p:*}")
+        .drop("decoder.**", "the encoder is what is built")
+        .optional()
+        .drop("lm_head.weight", "the encoder is what is built")
+        .optional()
+        // With one table for all layers, upstream hands it on as a second output.
+        .alias("encoder.block.{i}.layer.0.SelfAttention", ["layers.{i}.attn", "distances.0"])
+        .alias("encoder.block.{i}", ["layers.{i}", "distances.0"])
+        .alias("encoder.block.{i}.layer.1", ["layers.{i}"])
+        .alias("encoder.embed_tokens", ["embed_tokens"])
+        .alias("encoder", ["norm"])
+        .unobserved("encoder.block.{i}.layer.0", "a sum inside the block here")
+        .unobserved("**.relative_attention_bias", "looked up by distance here, by pair there")
+        .unobserved("**.dropout", "dropout")
+        .unobserved("**.act", "a function here");
+    if config.feed_forward().gated {
+        map.rename("encoder.block.{i}.layer.1.DenseReluDense.wi_0.{p:*}", "layers.{i}.ffn.gate.{p:*}")
+            .rename("encoder.block.{i}.layer.1.DenseReluDense.wi_1.{p:*}", "layers.{i}.ffn.up.{p:*}")
+    } else {
+        map.rename("encoder.block.{i}.layer.1.DenseReluDense.wi.{p:*}", "layers.{i}.ffn.up.{p:*}")
+    }
+}

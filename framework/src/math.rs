@@ -151,6 +151,7 @@ pub fn array<T: ArrayElement>(data: &[T], shape: &[i32]) -> Result<Array> {
 ///
 /// # Errors
 /// When the evaluation fails, or the dtype of `x` is not `T`'s.
+#[allow(clippy::disallowed_methods, reason = "this is the one way to the host")]
 pub fn read<T: ArrayElement + Clone>(x: &Array) -> Result<Vec<T>> {
     if x.dtype() != T::DTYPE {
         return Err(Error::argument("x", format!("dtype {:?} where {:?} is read", x.dtype(), T::DTYPE)));

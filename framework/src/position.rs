@@ -445,7 +445,8 @@ fn half_split(x: &Array, angles: &Angles) -> Result<Array> {
 
 fn interleaved(x: &Array, angles: &Angles) -> Result<Array> {
     let shape = x.shape().to_vec();
-    let pairs = [&shape[..shape.len() - 1], &[-1, 2]].concat();
+    let leading = shape.split_last().map_or(&[][..], |(_, leading)| leading);
+    let pairs = [leading, &[-1, 2]].concat();
     let pairs = x.reshape(&pairs)?;
     let part = |which: i32| -> Result<Array> { Ok(math::slice(&pairs, -1, which, which + 1)?.squeeze_axes(&[-1])?) };
     let (a, b) = turn(&part(0)?, &part(1)?, angles)?;

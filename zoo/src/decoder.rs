@@ -1,6 +1,6 @@
 //! The wiring that causal language models share: embed, transform, normalise, project.
 
-use crate::{Arguments, Error, Outputs, Result, task::CausalLm};
+use crate::{Arguments, Error, Outputs, Result, arguments::forward_only, task::CausalLm};
 use framework::{
     Array, At, Block, Dtype, Embedding, KvCache, Linear, Mask, Norm, Positions, RmsNorm, Rope, call, math, module,
 };
@@ -76,9 +76,7 @@ impl Decoder {
     /// or boolean or additive `[B, 1, L, S]`), `position_ids`, `use_cache`, `logits_to_keep`, `output_hidden_states` →
     /// `logits`, and `hidden_states.0` (embedded tokens) to the last one (after the norm).
     pub fn call_by_name(&self, method: &str, arguments: &mut Arguments) -> Result<Outputs> {
-        if method != "forward" {
-            return Err(Error::argument("method", format!("`{method}` is not one of this model's: forward")));
-        }
+        forward_only(method)?;
         let x = match arguments.take_optional("inputs_embeds") {
             Some(embedded) => embedded,
             None => call!(self.embed_tokens.forward(&arguments.take("input_ids")?))?,

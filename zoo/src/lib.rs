@@ -2,6 +2,22 @@
 //!
 //! [`open`] is the front door; [`MODELS`] is the table of families.
 
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::disallowed_methods,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
 mod arguments;
 mod autoencoder_kl;
 mod boilerplate;
@@ -34,3 +50,8 @@ pub use language::{Completion, Event, LanguageModel, Request, Stopped};
 pub use open::{Open, Weights, open};
 pub use registry::{Checkpoint, Entry, Family, MODELS, OpenOptions, Opened};
 pub use t5::T5Encoder;
+
+/// Compiles the README's examples.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -5,6 +5,7 @@ use crate::{
     decoder::Decoder,
     registry::{Checkpoint, Family, Layout, json_config},
     rope::{RopeKeys, gguf_parameters},
+    sizes::positive,
 };
 use framework::{
     Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Attention, Block, Embedding, Error, Glu, Heads, Init,
@@ -100,18 +101,14 @@ impl Family for Llama {
     type Model = Decoder;
 
     fn build(config: &LlamaConfig, init: &mut Init) -> framework::Result<Decoder> {
-        for (key, value) in [
+        positive(&[
             ("vocab_size", config.vocab_size),
             ("hidden_size", config.hidden_size),
             ("intermediate_size", config.intermediate_size),
             ("num_hidden_layers", config.num_hidden_layers),
             ("num_attention_heads", config.num_attention_heads),
             ("max_position_embeddings", config.max_position_embeddings),
-        ] {
-            if value < 1 {
-                return Err(Error::config(key, format!("{value} is not a positive number")));
-            }
-        }
+        ])?;
         let sizes = config.heads()?;
         let rope = config.rope(sizes.head_dim)?;
         let (vocabulary, dim) = (config.vocab_size, config.hidden_size);

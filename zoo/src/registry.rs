@@ -134,8 +134,11 @@ pub struct Entry {
     /// Keys of upstream's config that change nothing, with the reason.
     pub ignored: &'static [(&'static str, &'static str)],
     fit: fn(&Checkpoint<'_>, Dtype) -> Result<Box<dyn Opened>>,
-    causal_lm: Option<fn(&dyn Opened) -> Option<&dyn CausalLm>>,
+    causal_lm: Option<AsCausalLm>,
 }
+
+/// A view of an opened model as a predictor of the next token.
+type AsCausalLm = fn(&dyn Opened) -> Option<&dyn CausalLm>;
 
 /// The row of a family that has no task of its own.
 pub const fn entry<F: Family>() -> Entry {

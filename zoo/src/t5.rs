@@ -226,3 +226,67 @@ fn transformers(config: &T5Config) -> WeightMap {
         map.rename("encoder.block.{i}.layer.1.DenseReluDense.wi.{p:*}", "layers.{i}.ffn.up.{p:*}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Checkpoint, MODELS, registry};
+    use framework::{
+        Dtype,
+        weights::{Config, Header, Source, Tensors},
+    };
+    use serde_json::{Value, json};
+    use std::path::Path;
+
+    /// The config and the header of a case.
+    fn case(name: &str) -> (Value, Header) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name);
+        let case: Value = serde_json::from_slice(&std::fs::read(folder.join("case.json")).unwrap()).unwrap();
+        let source = Source::open(&folder.join("weights.safetensors")).unwrap();
+        (case["config"].clone(), source.header().clone())
+    }
+
+    fn fit(config: &Value, header: &Header) -> Result<()> {
+        let checkpoint = Checkpoint { config: Config::Json(config.clone()), header, tensors: None };
+        registry::of(MODELS, &checkpoint, Path::new("case"))?.fit(&checkpoint, Dtype::Float32).map(|_| ())
+    }
+
+    #[test]
+    fn the_file_of_a_whole_model_holds_the_encoder() {
+        let (config, mut header) = case("t5/gated-gelu");
+        let table = header.tensors.remove("shared.weight").unwrap();
+        for name in ["encoder.embed_tokens.weight", "decoder.block.0.layer.1.layer_norm.weight", "lm_head.weight"] {
+            header.tensors.insert(name.into(), table.clone());
+        }
+        fit(&config, &header).unwrap();
+        header.tensors.insert("shared.weight".into(), table);
+        fit(&config, &header).unwrap();
+    }
+
+    #[test]
+    fn old_configs_say_less() {
+        for (name, left_out) in [("t5/relu", "feed_forward_proj"), ("umt5/gated-gelu", "feed_forward_proj")] {
+            let (mut config, header) = case(name);
+            config.as_object_mut().unwrap().remove(left_out);
+            fit(&config, &header).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_built_is_refused_by_its_key() {
+        let (config, header) = case("umt5/gated-gelu");
+        for (key, value) in [
+            ("feed_forward_proj", json!("gated-magic")),
+            ("num_layers", json!(0)),
+            ("num_heads", json!(i32::MAX)),
+            ("relative_attention_num_buckets", json!(2)),
+            ("model_type", json!("t6")),
+        ] {
+            let mut config = config.clone();
+            config[key] = value;
+            let error = fit(&config, &header).unwrap_err().to_string();
+            let named = if key.starts_with("relative") { "buckets" } else { key };
+            assert!(error.contains(named) || error.contains("t6"), "{key}: {error}");
+        }
+    }
+}

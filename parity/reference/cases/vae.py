@@ -131,7 +131,7 @@ def cases() -> list[ModelCase]:
     return [
         case("quant-convs", 701, wide, calls(701, wide, (1, 14, 10), (1, 4, 3)), OBSERVE + ATTENTION + QUANT),
         case("flux", 702, FLUX, calls(702, FLUX, (2, 16, 12), (2, 2, 3))),
-        case("bf16", 703, FLUX, calls(703, FLUX, (2, 16, 12), (2, 2, 3), half), dtype=half),
+        case("bf16", 703, FLUX, calls(713, FLUX, (2, 16, 12), (2, 3, 5), half), dtype=half),
         case(
             "no-attention",
             704,

@@ -7,6 +7,7 @@ mod folder;
 mod inspect;
 mod models;
 mod show;
+mod sigmas;
 mod table;
 mod trace;
 
@@ -28,6 +29,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one a process")]
 enum Command {
     /// List the models: what runs, its size and licence, and whether it is on this machine.
     Models {
@@ -82,6 +84,8 @@ enum Command {
         #[command(flatten)]
         model: ModelArguments,
     },
+    /// Print the noise levels of a schedule, and the timesteps that condition the model, as JSON.
+    Sigmas(sigmas::Arguments),
     /// Show the device, MLX's version and backend, memory, the BLAS in use, and measured speed.
     Doctor,
 }
@@ -207,6 +211,7 @@ pub fn main() -> ExitCode {
             chat::chat(prompt.as_deref(), system.as_deref(), model, sampling, &show)
         }
         Command::Trace { prompt, pattern, out, model } => trace::run(prompt, pattern, out, model, &show),
+        Command::Sigmas(arguments) => sigmas::run(arguments, &show),
         Command::Doctor => doctor::run(&show),
     };
     match outcome {

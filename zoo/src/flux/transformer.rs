@@ -92,8 +92,7 @@ impl FluxTransformer {
         let [_, first, _] = math::shape(&text)?;
         let all_angles = text_angles.then(&image_angles)?;
         let mut tokens = mlx_rs::ops::concatenate(&[text, image], 1)?;
-        for i in 0..self.single_transformer_blocks.len() {
-            let block = &self.single_transformer_blocks[i];
+        for (i, block) in self.single_transformer_blocks.iter().enumerate() {
             let offered = |tokens| tap::offer(Joined { tokens, first }).tokens;
             tokens =
                 within!(self.single_transformer_blocks[i] => block.forward(&tokens, &at(&all_angles)).map(offered))?;

@@ -5,11 +5,13 @@
 //! [`Stream`], which never shows half a character, and a [`Stop`], which never shows a stop string.
 
 mod bytes;
+mod clip;
 #[cfg(test)]
 mod fixture;
 mod gguf;
 mod json;
 mod metadata;
+mod padded;
 mod snapshot;
 mod split;
 mod stop;
@@ -18,6 +20,7 @@ mod template;
 mod tokenizer;
 
 pub use gguf::GgufTokenizer;
+pub use padded::padded;
 pub use stop::Stop;
 pub use stream::Stream;
 pub use template::{ChatTemplate, Message};

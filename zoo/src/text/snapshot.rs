@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
+use super::clip;
 use super::template::ChatTemplate;
 use super::tokenizer::{Parts, Tokenizer, guard};
 use crate::error::{Error, Result};
@@ -53,7 +54,12 @@ impl Tokenizer {
         let config: Map<String, Value> = read(&directory.join("tokenizer_config.json"))?.unwrap_or_default();
         let special = special_tokens(directory, &config)?;
         let path = directory.join("tokenizer.json");
-        let mut tokenizer = load(&path)?;
+        let clip = config.get("tokenizer_class").and_then(Value::as_str) == Some("CLIPTokenizer");
+        let mut tokenizer = if clip && !path.exists() {
+            parse(&directory.join("vocab.json"), &clip::description(directory, &special)?)?
+        } else {
+            load(&path)?
+        };
         let added = added_tokens(&config, &special, &tokenizer);
         guard(|| tokenizer.add_tokens(added)).map_err(|error| Error::file(&path, error.to_string()))?;
 
@@ -74,8 +80,13 @@ fn load(path: &Path) -> Result<tokenizers::Tokenizer> {
         ),
         _ => Error::file(path, error.to_string()),
     })?;
+    parse(path, &bytes)
+}
+
+/// Reads the description of a tokenizer, and names `path` where it is wrong.
+fn parse(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     let malformed = |problem: String| Error::file(path, problem);
-    let outline: Outline = serde_json::from_slice(&bytes).map_err(|error| malformed(not_json(&error)))?;
+    let outline: Outline = serde_json::from_slice(bytes).map_err(|error| malformed(not_json(&error)))?;
     let model = &outline.model;
     if let Some(kind) = model.r#type.as_deref().filter(|kind| !MODELS.contains(kind)) {
         return Err(malformed(format!("tokenizers of the type `{kind}` are not supported; {} are", MODELS.join(", "))));
@@ -86,8 +97,7 @@ fn load(path: &Path) -> Result<tokenizers::Tokenizer> {
     {
         return Err(malformed("a BPE with a `continuing_subword_prefix` is not supported".to_owned()));
     }
-    let tokenizer =
-        guard(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|error| malformed(error.to_string()))?;
+    let tokenizer = guard(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(|error| malformed(error.to_string()))?;
     for AddedOutline { id, content } in outline.added_tokens {
         let actual = tokenizer.token_to_id(&content);
         if actual != Some(id) {

@@ -145,7 +145,7 @@ impl World {
                 let kind = fs::metadata(&path).unwrap();
                 found.insert(
                     path.strip_prefix(self.folder.path()).unwrap().into(),
-                    (!kind.is_dir()).then(|| kind.len()),
+                    (!kind.is_dir()).then_some(kind.len()),
                 );
                 if kind.is_dir() {
                     folders.push(path);

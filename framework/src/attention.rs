@@ -54,45 +54,8 @@ pub enum Qkv {
     },
 }
 
-impl Module for Qkv {
-    fn each<'a>(&'a self, f: &mut dyn FnMut(&str, &'a dyn Module)) {
-        match self {
-            Self::Separate { q, k, v } => {
-                f("q", q);
-                f("k", k);
-                f("v", v);
-            }
-            Self::Fused { qkv } => f("qkv", qkv),
-            Self::KeyValue { q, kv } => {
-                f("q", q);
-                f("kv", kv);
-            }
-            Self::KeyIsValue { q, k } => {
-                f("q", q);
-                f("k", k);
-            }
-            Self::Shared { q } => f("q", q),
-        }
-    }
-    fn each_mut(&mut self, f: &mut dyn FnMut(&str, &mut dyn Module)) {
-        match self {
-            Self::Separate { q, k, v } => {
-                f("q", q);
-                f("k", k);
-                f("v", v);
-            }
-            Self::Fused { qkv } => f("qkv", qkv),
-            Self::KeyValue { q, kv } => {
-                f("q", q);
-                f("kv", kv);
-            }
-            Self::KeyIsValue { q, k } => {
-                f("q", q);
-                f("k", k);
-            }
-            Self::Shared { q } => f("q", q),
-        }
-    }
+crate::module! {
+    fields[] Qkv { Separate { q, k, v }, Fused { qkv }, KeyValue { q, kv }, KeyIsValue { q, k }, Shared { q } }
 }
 
 /// Queries, and keys and values unless another layer has them: `[B, L, H·D]` each.

@@ -145,6 +145,13 @@ impl<M: Module + ?Sized> Module for Box<M> {
 ///     Pool(Pooler),
 /// }
 /// module! { enum[] Mixer { Mixer::Attention, Mixer::Pool } }
+///
+/// // The named fields of a variant are segments.
+/// enum Gate {
+///     Own { gate: Param },
+///     Shared { gate: Param, up: Param },
+/// }
+/// module! { fields[] Gate { Own { gate }, Shared { gate, up } } }
 /// ```
 #[macro_export]
 macro_rules! module {
@@ -155,6 +162,16 @@ macro_rules! module {
             }
             fn each_mut(&mut self, _f: &mut dyn FnMut(&str, &mut dyn $crate::Module)) {
                 $(_f(stringify!($field), &mut self.$field);)*
+            }
+        }
+    };
+    (fields [$($generics:tt)*] $type:ty { $($variant:ident { $($field:ident),* $(,)? }),* $(,)? }) => {
+        impl<$($generics)*> $crate::Module for $type {
+            fn each<'a>(&'a self, f: &mut dyn FnMut(&str, &'a dyn $crate::Module)) {
+                match self { $(Self::$variant { $($field),* } => { $(f(stringify!($field), $field);)* })* }
+            }
+            fn each_mut(&mut self, f: &mut dyn FnMut(&str, &mut dyn $crate::Module)) {
+                match self { $(Self::$variant { $($field),* } => { $(f(stringify!($field), $field);)* })* }
             }
         }
     };

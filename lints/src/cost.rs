@@ -10,6 +10,8 @@ use syn::Item;
 
 /// What the median family may cost.
 const MEDIAN: usize = 150;
+/// Holds the median that was last accepted where it is above [`MEDIAN`]; it may not rise.
+const BASELINE: &str = "lints/cost.txt";
 /// Where families live.
 const FOLDER: &str = "zoo/src/";
 
@@ -18,10 +20,12 @@ pub fn check(workspace: &Workspace) -> Result<Verdict> {
     let costs = costs(&workspace.sources(&[FOLDER])?);
     let median = median(costs.iter().map(|(_, lines)| *lines).collect());
     let mut measured: Vec<String> = costs.iter().map(|(file, lines)| format!("{lines:5}  {file}")).collect();
-    measured.push(format!("{median:5}  median of {} families; {MEDIAN} are allowed", costs.len()));
+    measured.push(format!("{median:5}  median of {} families; {MEDIAN} is the aim", costs.len()));
+    let accepted: usize = workspace.text(BASELINE)?.trim().parse().map_err(|error| format!("{BASELINE}: {error}"))?;
     let mut findings = Vec::new();
-    if median > MEDIAN {
-        findings.push(Finding::new(FOLDER, 0, format!("the median family has {median} hand-written lines")));
+    if median > accepted.max(MEDIAN) {
+        let problem = format!("the median family has {median} hand-written lines, {accepted} were accepted");
+        findings.push(Finding::new(FOLDER, 0, problem));
     }
     Ok(Verdict { measured, findings })
 }

@@ -25,8 +25,8 @@ pub struct AutoencoderKl;
 pub struct AutoencoderKlConfig {
     in_channels: i32,
     out_channels: i32,
-    down_block_types: Vec<DownBlock>,
-    up_block_types: Vec<UpBlock>,
+    down_block_types: Vec<Block>,
+    up_block_types: Vec<Block>,
     block_out_channels: Vec<i32>,
     layers_per_block: usize,
     act_fn: Activation,
@@ -55,27 +55,19 @@ fn scaling_factor() -> f32 {
     0.18215
 }
 
-/// A stage of the encoder.
+/// A stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-enum DownBlock {
-    #[serde(rename = "DownEncoderBlock2D")]
+enum Block {
+    #[serde(rename = "DownEncoderBlock2D", alias = "UpDecoderBlock2D")]
     Plain,
-    #[serde(rename = "AttnDownEncoderBlock2D")]
-    Attention,
-}
-
-/// A stage of the decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-enum UpBlock {
-    #[serde(rename = "UpDecoderBlock2D")]
-    Plain,
-    #[serde(rename = "AttnUpDecoderBlock2D")]
+    #[serde(rename = "AttnDownEncoderBlock2D", alias = "AttnUpDecoderBlock2D")]
     Attention,
 }
 
 impl AutoencoderKlConfig {
-    /// The encoder's attention stands from the image inwards, the decoder's the other way.
-    fn stages(&self, attention: Vec<bool>) -> framework::Result<Stages> {
+    /// The stages from the image inwards.
+    fn stages<'a>(&self, blocks: impl Iterator<Item = &'a Block>) -> framework::Result<Stages> {
+        let attention: Vec<bool> = blocks.map(|block| *block == Block::Attention).collect();
         if attention.len() != self.block_out_channels.len() {
             let problem = format!("{} stages where there are {}", attention.len(), self.block_out_channels.len());
             return Err(framework::Error::config("block_out_channels", problem));
@@ -86,8 +78,8 @@ impl AutoencoderKlConfig {
     }
 
     fn has_attention(&self) -> bool {
-        let down = self.down_block_types.contains(&DownBlock::Attention);
-        self.mid_block_add_attention || down || self.up_block_types.contains(&UpBlock::Attention)
+        let mut blocks = self.down_block_types.iter().chain(&self.up_block_types);
+        self.mid_block_add_attention || blocks.any(|block| *block == Block::Attention)
     }
 
     fn latents(&self) -> framework::Result<LatentSpace> {
@@ -128,9 +120,8 @@ impl Family for AutoencoderKl {
         ])?;
         let parameters =
             latent.checked_mul(2).ok_or_else(|| framework::Error::config("latent_channels", "too many"))?;
-        let down = config.down_block_types.iter().map(|block| *block == DownBlock::Attention);
-        let up = config.up_block_types.iter().rev().map(|block| *block == UpBlock::Attention);
-        let (down, up) = (config.stages(down.collect())?, config.stages(up.collect())?);
+        let down = config.stages(config.down_block_types.iter())?;
+        let up = config.stages(config.up_block_types.iter().rev())?;
         let pointwise = |channels, init: &mut Init| Conv::new(channels, channels, &[Window::same(1); 2], init);
         Ok(KlVae {
             encoder: Encoder::new(config.in_channels, parameters, &down, init)?,
@@ -151,15 +142,16 @@ impl Family for AutoencoderKl {
     /// `encode` (`x`) → `parameters`; `decode` (`z`) → `sample`; `forward` (`sample`) → `sample`, by way of the mode.
     /// Images and latents are `[B, C, H, W]`.
     fn call(model: &KlVae, method: &str, arguments: &mut Arguments) -> Result<Outputs> {
+        let mut x = |name: &str| last(&arguments.take(name)?);
         let (name, output) = match method {
-            "encode" => ("parameters", model.encode(&last(&arguments.take("x")?)?)?),
-            "decode" => ("sample", model.decode(&last(&arguments.take("z")?)?)?),
+            "encode" => ("parameters", model.encode(&x("x")?)?),
+            "decode" => ("sample", model.decode(&x("z")?)?),
             "forward" => {
-                let parameters = model.encode(&last(&arguments.take("sample")?)?)?;
+                let posterior = Gaussian::new(&model.encode(&x("sample")?)?)?;
                 if arguments.flag("sample_posterior", false)? {
                     return Err(Error::argument("sample_posterior", "only the mode is decoded"));
                 }
-                ("sample", model.decode(&Gaussian::new(&parameters)?.mode())?)
+                ("sample", model.decode(&posterior.mode())?)
             }
             other => {
                 let problem = format!("`{other}` is not one of this model's: encode, decode, forward");
@@ -294,8 +286,8 @@ fn ldm_config(checkpoint: &Checkpoint<'_>) -> Result<Option<AutoencoderKlConfig>
         Some(AutoencoderKlConfig {
             in_channels: length("encoder.conv_in.weight", 1)?,
             out_channels: length("decoder.conv_out.weight", 0)?,
-            down_block_types: vec![DownBlock::Plain; stages],
-            up_block_types: vec![UpBlock::Plain; stages],
+            down_block_types: vec![Block::Plain; stages],
+            up_block_types: vec![Block::Plain; stages],
             block_out_channels: channels.collect::<Option<_>>()?,
             layers_per_block: count("encoder.down.0.block."),
             act_fn: Activation::Silu,
@@ -311,4 +303,161 @@ fn ldm_config(checkpoint: &Checkpoint<'_>) -> Result<Option<AutoencoderKlConfig>
         })
     };
     Ok(config())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MODELS, OpenOptions, registry};
+    use framework::{
+        Dtype,
+        weights::{Header, Info, Packed, Source, Tensors},
+    };
+    use serde_json::{Value, json};
+    use std::{fs, ops::ControlFlow, path::PathBuf};
+
+    fn fixture(path: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(path)
+    }
+
+    fn json(path: &str) -> Value {
+        serde_json::from_slice(&fs::read(fixture(path)).unwrap()).unwrap()
+    }
+
+    /// A diffusers file as the original code would have written it.
+    struct Original {
+        source: Source,
+        header: Header,
+        names: Vec<(String, String)>,
+    }
+
+    impl Original {
+        /// Renames tensor by tensor, without the map.
+        fn new(source: Source, stages: usize) -> Self {
+            let original = |name: &str| {
+                let mut name = name.to_owned();
+                for i in 0..stages {
+                    name = name.replace(&format!("up_blocks.{i}."), &format!("UP.{}.", stages - 1 - i));
+                    name = name.replace(&format!("down_blocks.{i}."), &format!("down.{i}."));
+                }
+                for (now, before) in [
+                    ("mid_block.resnets.0.", "mid.block_1."),
+                    ("mid_block.resnets.1.", "mid.block_2."),
+                    ("mid_block.attentions.0.", "mid.attn_1."),
+                    ("samplers.0.", "sample."),
+                    ("resnets.", "block."),
+                    ("UP.", "up."),
+                    ("conv_shortcut", "nin_shortcut"),
+                    ("conv_norm_out", "norm_out"),
+                    ("group_norm", "norm"),
+                    ("to_out.0", "proj_out"),
+                    ("to_", ""),
+                ] {
+                    name = name.replace(now, before);
+                }
+                name
+            };
+            let mut header = Header::default();
+            let mut names = Vec::new();
+            for (name, info) in &source.header().tensors {
+                let before = original(name);
+                let mut info = info.clone();
+                if before.contains("attn_1") && info.shape.len() == 2 {
+                    info.shape.extend([1, 1]);
+                }
+                header.tensors.insert(before.clone(), info);
+                names.push((before, name.clone()));
+            }
+            Self { source, header, names }
+        }
+    }
+
+    impl Tensors for Original {
+        fn header(&self) -> &Header {
+            &self.header
+        }
+        fn read(&self, name: &str) -> framework::Result<(Info, Vec<u8>)> {
+            let now = self.names.iter().find(|(before, _)| before == name).map(|(_, now)| now).unwrap();
+            let (_, data) = self.source.read(now)?;
+            Ok((self.header.tensors[name].clone(), data))
+        }
+    }
+
+    fn decoded(config: &Value, tensors: &dyn Tensors) -> (&'static str, Vec<f32>) {
+        let checkpoint =
+            Checkpoint { config: Config::Json(config.clone()), header: tensors.header(), tensors: Some(tensors) };
+        let options = OpenOptions { dtype: Dtype::Float32, packed: Packed::Keep };
+        let entry = registry::find(MODELS, "AutoencoderKL").unwrap();
+        let opened = entry.open(&checkpoint, options, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let mut arguments = Arguments::default();
+        arguments.array("z", Init::default().normal(&[1, 16, 3, 2], 1.0).unwrap().get());
+        let outputs = opened.call("decode", &mut arguments).unwrap();
+        (opened.layout(), math::read(&outputs[0].1.contiguous().unwrap()).unwrap())
+    }
+
+    #[test]
+    fn both_layouts_are_the_same_model() {
+        let config = json("autoencoder-kl/flux/case.json")["config"].clone();
+        let source = || Source::open(&fixture("autoencoder-kl/flux/weights.safetensors")).unwrap();
+        let (layout, image) = decoded(&config, &source());
+        assert_eq!(layout, "diffusers");
+        let (layout, other) = decoded(&config, &Original::new(source(), 3));
+        assert_eq!(layout, "ldm");
+        assert!(!image.is_empty());
+        assert_eq!(image, other);
+    }
+
+    #[test]
+    fn the_shapes_tell_the_config_of_the_original_file() {
+        let header: Header = serde_json::from_value(json("headers/flux.1-dev.ae.json")["header"].clone()).unwrap();
+        let checkpoint = Checkpoint { config: Config::None, header: &header, tensors: None };
+        let entry = registry::find(MODELS, "AutoencoderKL").unwrap();
+        assert_eq!(entry.fit(&checkpoint, Dtype::Bfloat16).unwrap().layout(), "ldm");
+        let config = ldm_config(&checkpoint).unwrap().unwrap();
+        let published: AutoencoderKlConfig =
+            serde_json::from_value(json("headers/flux.1-dev.vae.json")["config"].clone()).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{published:?}"));
+        let nothing = Checkpoint { config: Config::None, header: &Header::default(), tensors: None };
+        assert!(ldm_config(&nothing).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_built_names_the_key() {
+        let good = json("autoencoder-kl/flux/case.json")["config"].clone();
+        for (key, value, expected) in [
+            ("in_channels", json!(0), "in_channels"),
+            ("latent_channels", json!(i32::MAX), "latent_channels"),
+            ("layers_per_block", json!(0), "layers_per_block"),
+            ("norm_num_groups", json!(0), "norm_num_groups"),
+            ("norm_num_groups", json!(5), "groups"),
+            ("block_out_channels", json!([8, 16]), "block_out_channels"),
+            ("block_out_channels", json!([8, -16, 16]), "channels"),
+            ("scaling_factor", json!(0.0), "scaling_factor"),
+            ("latents_mean", json!([1.0]), "latents_mean"),
+            ("latents_std", json!(vec![0.0; 16]), "scaling_factor"),
+        ] {
+            let mut config = good.clone();
+            config[key] = value;
+            let config: AutoencoderKlConfig = serde_json::from_value(config).unwrap();
+            let error = AutoencoderKl::build(&config, &mut Init::default()).err().unwrap().to_string();
+            assert!(error.contains(expected), "{key}: {error}");
+        }
+        let mut config = good.clone();
+        config["down_block_types"][0] = "DownBlock2D".into();
+        assert!(serde_json::from_value::<AutoencoderKlConfig>(config).is_err());
+    }
+
+    #[test]
+    fn latents_are_scaled_as_the_config_says() {
+        let latents = |path: &str| {
+            let config: AutoencoderKlConfig = serde_json::from_value(json(path)["config"].clone()).unwrap();
+            config.latents().unwrap()
+        };
+        let flux = LatentSpace { shift: vec![0.1159], scale: vec![0.3611] };
+        assert_eq!(latents("headers/flux.1-dev.vae.json"), flux);
+        assert_eq!(latents("autoencoder-kl/forward/case.json"), LatentSpace { shift: vec![0.0], scale: vec![0.18215] });
+        let each = latents("autoencoder-kl/attention-in-stages/case.json");
+        assert_eq!(each.shift, [0.5, -0.25, 0.125, 1.0]);
+        assert_eq!(each.scale[1], 0.18215 / 0.5);
+    }
 }

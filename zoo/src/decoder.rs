@@ -2,7 +2,8 @@
 
 use crate::{Arguments, Error, Outputs, Result, arguments::forward_only, task::CausalLm};
 use framework::{
-    Array, At, Block, Dtype, Embedding, KvCache, Linear, Mask, Norm, Positions, RmsNorm, Rope, call, math, module,
+    Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Array, At, Attention, Block, Dtype, Embedding, Glu, Heads,
+    Init, KvCache, Linear, Mask, Norm, Positions, Qkv, RmsNorm, Rope, Score, call, math, module,
 };
 
 /// A decoder-only transformer over tokens (<https://arxiv.org/abs/1706.03762>, pre-norm).
@@ -23,6 +24,68 @@ pub struct Decoder<B = Block> {
     pub context: i32,
 }
 module! { impl[] Decoder<Block> { embed_tokens, layers, norm, lm_head } }
+
+/// The sizes and choices of a [`Decoder`] whose blocks are alike: grouped-query attention with a rope, and a gated
+/// feed-forward network.
+pub struct DecoderSpec {
+    /// How many tokens there are.
+    pub vocabulary: i32,
+    /// The longest sequence, in tokens.
+    pub context: i32,
+    /// Features of a token, D.
+    pub dim: i32,
+    /// Units of the feed-forward network.
+    pub hidden: i32,
+    /// How many blocks.
+    pub layers: i32,
+    /// The heads of the attention.
+    pub sizes: Heads,
+    /// The rope of the attention.
+    pub rope: Rope,
+    /// ε of the norms.
+    pub eps: f32,
+    /// Of the feed-forward network.
+    pub activation: Activation,
+    /// Whether the attention's projections have biases.
+    pub attention_bias: bool,
+    /// Whether the feed-forward network has biases.
+    pub ffn_bias: bool,
+    /// Whether the embedding's table serves as the head.
+    pub tied: bool,
+}
+
+impl DecoderSpec {
+    /// Builds the model, lazily.
+    pub fn build(&self, init: &mut Init) -> framework::Result<Decoder> {
+        let &Self { vocabulary, context, dim, eps, .. } = self;
+        let embed_tokens = Embedding::new(vocabulary, dim, init)?;
+        let layers = (0..self.layers).map(|_| self.block(init)).collect::<framework::Result<_>>()?;
+        let norm = RmsNorm::new(dim, eps, init)?;
+        let lm_head = (!self.tied).then(|| Linear::new(dim, vocabulary, false, init)).transpose()?;
+        Ok(Decoder { embed_tokens, layers, norm, lm_head, rope: self.rope.clone(), vocabulary, context })
+    }
+
+    fn block(&self, init: &mut Init) -> framework::Result<Block> {
+        let &Self { dim, hidden, sizes, activation, attention_bias, ffn_bias, .. } = self;
+        let norm = |init: &mut Init| Ok::<_, framework::Error>(AnyNorm::Rms(RmsNorm::new(dim, self.eps, init)?));
+        Ok(Block {
+            norm1: norm(init)?,
+            attn: Attention {
+                qkv: Qkv::separate(&sizes, dim, attention_bias, init)?,
+                o: Linear::new(sizes.heads * sizes.head_dim, dim, attention_bias, init)?,
+                q_norm: AnyNorm::None,
+                k_norm: AnyNorm::None,
+                position: AnyPosition::Rope(self.rope.clone()),
+                sinks: None,
+                sizes,
+                score: Score::of(sizes.head_dim),
+            },
+            norm2: norm(init)?,
+            ffn: AnyFfn::Glu(Glu::new(dim, hidden, activation, ffn_bias, init)?),
+            modulation: AnyModulation::None,
+        })
+    }
+}
 
 impl Decoder {
     /// Token ids `[B, L]` → hidden states after the last norm `[B, L, D]`.

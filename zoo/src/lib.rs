@@ -29,6 +29,7 @@ pub mod doctor;
 mod error;
 pub mod fetch;
 mod flux;
+mod gguf;
 mod language;
 mod llama;
 mod nearest;

@@ -2,15 +2,15 @@
 
 use crate::{
     Arguments, Outputs, Result,
-    decoder::Decoder,
+    decoder::{Decoder, DecoderSpec},
+    gguf::Gguf,
     registry::{Checkpoint, Family, Layout, json_config},
     rope::{RopeKeys, gguf_parameters},
-    sizes::positive,
+    sizes::{grouped_heads, positive},
 };
 use framework::{
-    Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Attention, Block, Embedding, Error, Glu, Heads, Init,
-    Linear, Qkv, RmsNorm, Rope, Score,
-    weights::{Config, RowOrder, WeightMap},
+    Activation, Init,
+    weights::{RowOrder, WeightMap},
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -42,52 +42,6 @@ pub struct LlamaConfig {
     rope_parameters: Option<Map<String, Value>>,
 }
 
-impl LlamaConfig {
-    fn heads(&self) -> framework::Result<Heads> {
-        let heads = self.num_attention_heads;
-        let kv_heads = self.num_key_value_heads.unwrap_or(heads);
-        if kv_heads < 1 || heads % kv_heads != 0 {
-            let problem = format!("{kv_heads} key-value heads do not divide {heads} heads");
-            return Err(Error::config("num_key_value_heads", problem));
-        }
-        let head_dim = self.head_dim.unwrap_or(self.hidden_size / heads);
-        if head_dim < 1 || heads.checked_mul(head_dim).is_none() {
-            return Err(Error::config("head_dim", format!("{heads} heads of {head_dim} features are not possible")));
-        }
-        Ok(Heads { heads, kv_heads, head_dim })
-    }
-
-    fn rope(&self, head_dim: i32) -> framework::Result<Rope> {
-        let keys = RopeKeys {
-            theta: self.rope_theta,
-            scaling: self.rope_scaling.as_ref(),
-            parameters: self.rope_parameters.as_ref(),
-        };
-        keys.rope(head_dim, self.max_position_embeddings, 10_000.0)
-    }
-
-    fn block(&self, sizes: Heads, rope: &Rope, init: &mut Init) -> framework::Result<Block> {
-        let dim = self.hidden_size;
-        let norm = |init: &mut Init| Ok::<_, Error>(AnyNorm::Rms(RmsNorm::new(dim, self.rms_norm_eps, init)?));
-        Ok(Block {
-            norm1: norm(init)?,
-            attn: Attention {
-                qkv: Qkv::separate(&sizes, dim, self.attention_bias, init)?,
-                o: Linear::new(sizes.heads * sizes.head_dim, dim, self.attention_bias, init)?,
-                q_norm: AnyNorm::None,
-                k_norm: AnyNorm::None,
-                position: AnyPosition::Rope(rope.clone()),
-                sinks: None,
-                sizes,
-                score: Score::of(sizes.head_dim),
-            },
-            norm2: norm(init)?,
-            ffn: AnyFfn::Glu(Glu::new(dim, self.intermediate_size, self.hidden_act, self.mlp_bias, init)?),
-            modulation: AnyModulation::None,
-        })
-    }
-}
-
 impl Family for Llama {
     const NAMES: &'static [&'static str] = &["llama", "LlamaForCausalLM"];
     const IGNORED: &'static [(&'static str, &'static str)] = &[
@@ -109,20 +63,28 @@ impl Family for Llama {
             ("num_attention_heads", config.num_attention_heads),
             ("max_position_embeddings", config.max_position_embeddings),
         ])?;
-        let sizes = config.heads()?;
-        let rope = config.rope(sizes.head_dim)?;
-        let (vocabulary, dim) = (config.vocab_size, config.hidden_size);
-        let layers = (0..config.num_hidden_layers).map(|_| config.block(sizes, &rope, init));
-        let layers = layers.collect::<framework::Result<_>>()?;
-        Ok(Decoder {
-            embed_tokens: Embedding::new(vocabulary, dim, init)?,
-            layers,
-            norm: RmsNorm::new(dim, config.rms_norm_eps, init)?,
-            lm_head: (!config.tie_word_embeddings).then(|| Linear::new(dim, vocabulary, false, init)).transpose()?,
-            rope,
-            vocabulary,
+        let heads = config.num_attention_heads;
+        let sizes = grouped_heads(heads, config.num_key_value_heads, config.head_dim, config.hidden_size)?;
+        let rope = RopeKeys {
+            theta: config.rope_theta,
+            scaling: config.rope_scaling.as_ref(),
+            parameters: config.rope_parameters.as_ref(),
+        };
+        let spec = DecoderSpec {
+            vocabulary: config.vocab_size,
             context: config.max_position_embeddings,
-        })
+            dim: config.hidden_size,
+            hidden: config.intermediate_size,
+            layers: config.num_hidden_layers,
+            sizes,
+            rope: rope.rope(sizes.head_dim, config.max_position_embeddings, 10_000.0)?,
+            eps: config.rms_norm_eps,
+            activation: config.hidden_act,
+            attention_bias: config.attention_bias,
+            ffn_bias: config.mlp_bias,
+            tied: config.tie_word_embeddings,
+        };
+        spec.build(init)
     }
 
     fn layouts() -> &'static [Layout<LlamaConfig>] {
@@ -179,39 +141,26 @@ fn gguf(config: &LlamaConfig) -> WeightMap {
 
 /// The config that a GGUF file's metadata and tensors amount to.
 fn gguf_config(checkpoint: &Checkpoint<'_>) -> Result<Option<LlamaConfig>> {
-    let Config::Gguf(metadata) = &checkpoint.config else {
+    let Some(gguf) = Gguf::of(checkpoint, "llama") else {
         return Ok(None);
     };
-    let key = |name: &str| format!("llama.{name}");
-    let number = |name: &str| -> Result<i32> {
-        let value = metadata.u64(&key(name))?;
-        Ok(i32::try_from(value).map_err(|_| Error::config(key(name), format!("{value} is out of range")))?)
-    };
-    let optional = |name: &str| metadata.has(&key(name)).then(|| number(name)).transpose();
-    let table = checkpoint.header.tensors.get("token_embd.weight").and_then(|info| info.shape.first().copied());
-    let vocab_size = match optional("vocab_size")? {
-        Some(size) => size,
-        None => table.unwrap_or(0) as i32,
-    };
-    let heads = number("attention.head_count")?;
-    let context = number("context_length")?;
-    let head_dim = optional("attention.key_length")?.or(optional("rope.dimension_count")?);
+    let head_dim = gguf.optional("attention.key_length")?.or(gguf.optional("rope.dimension_count")?);
     Ok(Some(LlamaConfig {
-        vocab_size,
-        hidden_size: number("embedding_length")?,
-        intermediate_size: number("feed_forward_length")?,
-        num_hidden_layers: number("block_count")?,
-        num_attention_heads: heads,
-        num_key_value_heads: optional("attention.head_count_kv")?,
+        vocab_size: gguf.optional("vocab_size")?.unwrap_or(gguf.rows("token_embd.weight")),
+        hidden_size: gguf.number("embedding_length")?,
+        intermediate_size: gguf.number("feed_forward_length")?,
+        num_hidden_layers: gguf.number("block_count")?,
+        num_attention_heads: gguf.number("attention.head_count")?,
+        num_key_value_heads: gguf.optional("attention.head_count_kv")?,
         head_dim,
         hidden_act: Activation::Silu,
-        max_position_embeddings: context,
-        rms_norm_eps: metadata.f32(&key("attention.layer_norm_rms_epsilon"))?,
-        tie_word_embeddings: !checkpoint.header.tensors.contains_key("output.weight"),
-        attention_bias: checkpoint.header.tensors.contains_key("blk.0.attn_q.bias"),
-        mlp_bias: checkpoint.header.tensors.contains_key("blk.0.ffn_up.bias"),
+        max_position_embeddings: gguf.number("context_length")?,
+        rms_norm_eps: gguf.float("attention.layer_norm_rms_epsilon")?,
+        tie_word_embeddings: !gguf.has_tensor("output.weight"),
+        attention_bias: gguf.has_tensor("blk.0.attn_q.bias"),
+        mlp_bias: gguf.has_tensor("blk.0.ffn_up.bias"),
         rope_theta: None,
         rope_scaling: None,
-        rope_parameters: Some(gguf_parameters(checkpoint, metadata, "llama")?),
+        rope_parameters: Some(gguf_parameters(checkpoint, gguf.metadata, "llama")?),
     }))
 }

@@ -13,6 +13,23 @@ pub fn positive(sizes: &[(&str, i32)]) -> Result<()> {
     }
 }
 
+/// Heads of which several share keys and values; `head_dim` is by default the width over the heads.
+///
+/// # Errors
+/// [`Error::Config`] when the heads do not share evenly, or there are more features than a matrix can have.
+pub fn grouped_heads(heads: i32, kv_heads: Option<i32>, head_dim: Option<i32>, width: i32) -> Result<Heads> {
+    let kv_heads = kv_heads.unwrap_or(heads);
+    if heads < 1 || kv_heads < 1 || heads % kv_heads != 0 {
+        let problem = format!("{kv_heads} key-value heads do not divide {heads} heads");
+        return Err(Error::config("num_key_value_heads", problem));
+    }
+    let head_dim = head_dim.unwrap_or(width / heads);
+    if head_dim < 1 || heads.checked_mul(head_dim).is_none() {
+        return Err(Error::config("head_dim", format!("{heads} heads of {head_dim} features are not possible")));
+    }
+    Ok(Heads { heads, kv_heads, head_dim })
+}
+
 /// As many heads of keys and values as of queries, of this size; `key` is the config's for the number of heads.
 ///
 /// # Errors

@@ -4,7 +4,8 @@ use super::show::Show;
 use crate::{Error, Result};
 use clap::Args;
 use framework::sample::{
-    AnySchedule, BetaKind, Betas, Clock, Curve, Discrete, Fixed, Flow, LogitNormal, Resolution, Shift, Spacing,
+    AnySchedule, BetaKind, Betas, Clock, Curve, Discrete, Fixed, Flow, LogitNormal, Resolution, Schedule, Shift,
+    Spacing,
 };
 use serde_json::json;
 
@@ -103,14 +104,9 @@ pub struct Arguments {
 
 /// Prints the noise levels and the timesteps of a schedule as JSON.
 pub fn run(arguments: &Arguments, show: &Show) -> Result<()> {
-    let name = arguments.schedule.replace('-', "_");
-    let any = arguments.any(&name)?;
-    let mut schedule = any.schedule::<f64>(arguments.steps(&any)?)?;
-    if let Some(strength) = arguments.strength {
-        schedule = schedule.with_strength(strength)?;
-    }
+    let schedule = arguments.schedule()?;
     let fields = json!({
-        "schedule": name,
+        "schedule": arguments.name(),
         "steps": schedule.steps(),
         "sigmas": schedule.sigmas(),
         "timesteps": schedule.timesteps(),
@@ -120,6 +116,19 @@ pub fn run(arguments: &Arguments, show: &Show) -> Result<()> {
 }
 
 impl Arguments {
+    fn name(&self) -> String {
+        self.schedule.replace('-', "_")
+    }
+
+    fn schedule(&self) -> Result<Schedule<f64>> {
+        let any = self.any(&self.name())?;
+        let schedule = any.schedule(self.steps(&any)?)?;
+        match self.strength {
+            Some(strength) => Ok(schedule.with_strength(strength)?),
+            None => Ok(schedule),
+        }
+    }
+
     fn any(&self, name: &str) -> Result<AnySchedule> {
         let Some((_, reads)) = SCHEDULES.iter().find(|(known, _)| *known == name) else {
             return Err(unknown("schedule", name, SCHEDULES.iter().map(|(known, _)| *known)));
@@ -241,6 +250,9 @@ impl Arguments {
             "beta" => Some(Curve::Beta { alpha: self.alpha.unwrap_or(0.6), beta: self.beta.unwrap_or(0.6) }),
             _ => None,
         };
+        if self.multistep && curve.is_some() && self.spacing.is_some() {
+            return Err(Error::argument("spacing", format!("with --multistep, {name} spans all timesteps")));
+        }
         Ok(Discrete { betas, spacing, curve, multistep: self.multistep })
     }
 }
@@ -269,21 +281,20 @@ mod tests {
         Line::parse_from(std::iter::once("sigmas").chain(line.split_whitespace())).arguments
     }
 
-    fn outcome(line: &str) -> Result<Vec<f64>> {
-        let arguments = parse(line);
-        let any = arguments.any(&arguments.schedule.replace('-', "_"))?;
-        Ok(any.schedule::<f64>(arguments.steps(&any)?)?.sigmas().to_vec())
+    fn outcome(line: &str) -> Result<Schedule<f64>> {
+        parse(line).schedule()
     }
 
     #[test]
     fn every_schedule_falls_to_zero() {
         for (name, _) in SCHEDULES {
             let options = if *name == "fixed" { "--sigmas 1,0.5,0.25,0.1" } else { "--steps 4" };
-            let sigmas = outcome(&format!("--schedule {name} {options}")).unwrap();
-            assert_eq!((sigmas.len(), sigmas[4]), (5, 0.0), "{name}");
+            let schedule = outcome(&format!("--schedule {name} {options}")).unwrap();
+            assert_eq!((schedule.steps(), schedule.sigmas()[4]), (4, 0.0), "{name}");
         }
-        assert_eq!(outcome("--steps 2 --shift 3").unwrap(), [1.0, 0.75, 0.0]);
-        assert_eq!(outcome("--schedule sgm-uniform --steps 3").unwrap().len(), 4);
+        assert_eq!(outcome("--steps 2 --shift 3").unwrap().sigmas(), [1.0, 0.75, 0.0]);
+        assert_eq!(outcome("--steps 4 --strength 0.5").unwrap().sigmas(), [0.5, 0.25, 0.0]);
+        assert_eq!(outcome("--schedule sgm-uniform --steps 3").unwrap().steps(), 3);
     }
 
     #[test]
@@ -337,6 +348,8 @@ mod tests {
             ("--schedule karras --steps 4 --offset 1", "--spacing leading"),
             ("--schedule normal --steps 4 --betas squaredcos_cap_v2 --beta-end 0.1", "neither"),
             ("--schedule simple --steps 2000", "fewer steps"),
+            ("--schedule karras --steps 4 --multistep --spacing trailing", "spans all"),
+            ("--steps 4 --strength 0", "`strength`"),
             ("--schedule fixed", "--sigmas"),
             ("--schedule fixed --sigmas 0.5,0.6", "strictly"),
             ("--schedule logit_normal --steps 4 --height 512", "--width"),

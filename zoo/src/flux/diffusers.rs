@@ -23,10 +23,10 @@ pub fn map(config: &FluxConfig) -> WeightMap {
         }
     }
     if config.num_layers > 0 {
-        map = map.include("transformer_blocks.{i}", "transformer_blocks.{i}.streams.0", text_stream(dim)).include(
+        map = map.include("transformer_blocks.{i}", "transformer_blocks.{i}.streams.0", stream(dim, &TEXT)).include(
             "transformer_blocks.{i}",
             "transformer_blocks.{i}.streams.1",
-            image_stream(dim),
+            stream(dim, &IMAGE),
         );
     }
     if config.num_single_layers > 0 {
@@ -46,50 +46,59 @@ pub fn map(config: &FluxConfig) -> WeightMap {
         .unobserved("time_text_embed.text_embedder.act_1", "a function here")
 }
 
-fn image_stream(dim: usize) -> WeightMap {
-    let parts = ["attn.to_q.{p:*}", "attn.to_k.{p:*}", "attn.to_v.{p:*}"];
-    WeightMap::default()
-        .rename("norm1.linear.{p:*}", "modulation.linear.{p:*}")
-        .concat(parts, "attn.qkv.{p:*}", 0)
-        .sizes([dim; 3])
-        .rename("attn.norm_q.{p:*}", "attn.q_norm.{p:*}")
-        .rename("attn.norm_k.{p:*}", "attn.k_norm.{p:*}")
-        .rename("attn.to_out.0.{p:*}", "attn.o.{p:*}")
-        .rename("ff.net.0.proj.{p:*}", "ffn.up.{p:*}")
-        .rename("ff.net.2.{p:*}", "ffn.down.{p:*}")
-        .unobserved("norm1", "returns the normalised image with gates and shifts; those are values here")
-        .unobserved("ff.net.0", "a function here")
-        .unobserved("ff.net.1", "dropout")
-        .unobserved("attn.to_out.1", "dropout")
-        .alias("norm2", ["norm2"])
+/// What a stream's parts are called: the image's have plain names.
+struct Names {
+    modulation: &'static str,
+    qkv: [&'static str; 3],
+    norms: [&'static str; 2],
+    out: &'static str,
+    norm2: &'static str,
+    ff: &'static str,
 }
 
-fn text_stream(dim: usize) -> WeightMap {
-    let parts = ["attn.add_q_proj.{p:*}", "attn.add_k_proj.{p:*}", "attn.add_v_proj.{p:*}"];
+const IMAGE: Names = Names {
+    modulation: "norm1",
+    qkv: ["to_q", "to_k", "to_v"],
+    norms: ["norm_q", "norm_k"],
+    out: "to_out.0",
+    norm2: "norm2",
+    ff: "ff",
+};
+
+const TEXT: Names = Names {
+    modulation: "norm1_context",
+    qkv: ["add_q_proj", "add_k_proj", "add_v_proj"],
+    norms: ["norm_added_q", "norm_added_k"],
+    out: "to_add_out",
+    norm2: "norm2_context",
+    ff: "ff_context",
+};
+
+fn stream(dim: usize, names: &Names) -> WeightMap {
+    let Names { modulation, qkv, norms: [q_norm, k_norm], out, norm2, ff } = names;
     WeightMap::default()
-        .rename("norm1_context.linear.{p:*}", "modulation.linear.{p:*}")
-        .concat(parts, "attn.qkv.{p:*}", 0)
+        .rename(&format!("{modulation}.linear.{{p:*}}"), "modulation.linear.{p:*}")
+        .concat(qkv.map(|part| format!("attn.{part}.{{p:*}}")), "attn.qkv.{p:*}", 0)
         .sizes([dim; 3])
-        .rename("attn.norm_added_q.{p:*}", "attn.q_norm.{p:*}")
-        .rename("attn.norm_added_k.{p:*}", "attn.k_norm.{p:*}")
-        .rename("attn.to_add_out.{p:*}", "attn.o.{p:*}")
-        .rename("ff_context.net.0.proj.{p:*}", "ffn.up.{p:*}")
-        .rename("ff_context.net.2.{p:*}", "ffn.down.{p:*}")
-        .unobserved("norm1_context", "returns the normalised text with gates and shifts; those are values here")
-        .unobserved("ff_context.net.0", "a function here")
-        .unobserved("ff_context.net.1", "dropout")
-        .alias("norm2_context", ["norm2"])
+        .rename(&format!("attn.{q_norm}.{{p:*}}"), "attn.q_norm.{p:*}")
+        .rename(&format!("attn.{k_norm}.{{p:*}}"), "attn.k_norm.{p:*}")
+        .rename(&format!("attn.{out}.{{p:*}}"), "attn.o.{p:*}")
+        .rename(&format!("{ff}.net.0.proj.{{p:*}}"), "ffn.up.{p:*}")
+        .rename(&format!("{ff}.net.2.{{p:*}}"), "ffn.down.{p:*}")
+        .unobserved(modulation, "returns the normalised tokens with gates and shifts; those are values here")
+        .unobserved(&format!("{ff}.net.0"), "a function here")
+        .unobserved(&format!("{ff}.net.1"), "dropout")
+        .unobserved("attn.to_out.1", "dropout")
+        .alias(norm2, ["norm2"])
 }
 
 fn single_block(dim: usize) -> WeightMap {
-    let parts = ["attn.to_q.{p:*}", "attn.to_k.{p:*}", "attn.to_v.{p:*}", "proj_mlp.{p:*}"];
-    WeightMap::default()
-        .rename("norm.linear.{p:*}", "modulation.linear.{p:*}")
-        .concat(parts, "proj_in.{p:*}", 0)
-        .sizes([dim, dim, dim, 4 * dim])
-        .rename("attn.norm_q.{p:*}", "q_norm.{p:*}")
-        .rename("attn.norm_k.{p:*}", "k_norm.{p:*}")
-        .rename("proj_out.{p:*}", "proj_out.{p:*}")
+    let parts = ["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"].map(|part| format!("{part}.{{p:*}}"));
+    let map = WeightMap::default().concat(parts, "proj_in.{p:*}", 0).sizes([dim, dim, dim, 4 * dim]);
+    let renamed = [("norm.linear", "modulation.linear"), ("attn.norm_q", "q_norm"), ("attn.norm_k", "k_norm")];
+    let renamed = renamed.into_iter().chain([("proj_out", "proj_out")]);
+    renamed
+        .fold(map, |map, (from, to)| map.rename(&format!("{from}.{{p:*}}"), &format!("{to}.{{p:*}}")))
         .unobserved("norm", "returns the normalised tokens with the gate, which is a value here")
         .alias("attn", ["attended"])
 }

@@ -161,6 +161,23 @@ impl<N: Norm, P: Position> Module for Attention<N, P> {
     }
 }
 
+impl Attention {
+    /// Separate projections from and to `dim` features, all with a bias or none; neither norms nor positions; scores
+    /// scaled by `1/√D`. What differs is set afterwards: `Attention { position, ..Attention::plain(…)? }`.
+    pub fn plain(sizes: Heads, dim: i32, bias: bool, init: &mut Init) -> Result<Self> {
+        Ok(Self {
+            qkv: Qkv::separate(&sizes, dim, bias, init)?,
+            o: Linear::new(sizes.heads * sizes.head_dim, dim, bias, init)?,
+            q_norm: AnyNorm::None,
+            k_norm: AnyNorm::None,
+            position: AnyPosition::None,
+            sinks: None,
+            sizes,
+            score: Score::of(sizes.head_dim),
+        })
+    }
+}
+
 impl<N: Norm, P: Position> Attention<N, P> {
     /// Self-attention: `x` `[B, L, in]` → `[B, L, out]`. With a state, keys and values of earlier calls are seen too.
     pub fn forward(&self, x: &Array, at: &At, state: Option<&mut KvCache>) -> Result<Array> {

@@ -1,6 +1,6 @@
 //! The table of token embeddings.
 
-use crate::{Init, Leaf, LeafMut, Module, Result, Weight};
+use crate::{Error, Init, Leaf, LeafMut, Module, Result, Weight, call, math};
 use mlx_rs::Array;
 
 /// A row a token: `[B, L]` integers → `[B, L, D]`.
@@ -48,5 +48,56 @@ impl Module for Embedding {
     }
     fn leaf_mut(&mut self) -> LeafMut<'_> {
         LeafMut::Embedding(self)
+    }
+}
+
+/// A token's vector plus a learned one for its place in the text (<https://arxiv.org/abs/1706.03762>, section 3.5).
+pub struct PlacedEmbedding {
+    /// `[tokens, D]`.
+    pub tokens: Embedding,
+    /// `[places, D]`.
+    pub positions: Embedding,
+}
+crate::module! { impl[] PlacedEmbedding { tokens, positions } }
+
+impl PlacedEmbedding {
+    /// Tables for texts of up to `places` tokens.
+    pub fn new(tokens: i32, places: i32, dim: i32, init: &mut Init) -> Result<Self> {
+        Ok(Self { tokens: Embedding::new(tokens, dim, init)?, positions: Embedding::new(places, dim, init)? })
+    }
+
+    /// `ids` `[B, L]`, which begin at the first place → `[B, L, D]`.
+    ///
+    /// # Errors
+    /// When there are more tokens than places.
+    pub fn forward(&self, ids: &Array) -> Result<Array> {
+        let [_, length] = math::shape(ids)?;
+        let places = self.positions.weight.shape().first().copied().unwrap_or(0);
+        if length > places {
+            let problem = format!("{length} tokens where the model has places for {places}");
+            return Err(Error::argument("ids", problem));
+        }
+        let places = Array::arange::<_, i32>(0, length, None)?.expand_dims(0)?;
+        let tokens = call!(self.tokens.forward(ids))?;
+        math::add(&tokens, &call!(self.positions.forward(&places))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_has_a_place() {
+        let embedding = PlacedEmbedding::new(7, 3, 4, &mut Init::default()).unwrap();
+        let y = embedding.forward(&math::array(&[6, 6, 6], &[1, 3]).unwrap()).unwrap();
+        let rows = |embedding: &Embedding, ids: &[i32]| {
+            let ids = math::array(ids, &[1, ids.len() as i32]).unwrap();
+            math::read::<f32>(&embedding.forward(&ids).unwrap()).unwrap()
+        };
+        let sums = rows(&embedding.tokens, &[6, 6, 6]).into_iter().zip(rows(&embedding.positions, &[0, 1, 2]));
+        assert_eq!(math::read::<f32>(&y).unwrap(), sums.map(|(token, place)| token + place).collect::<Vec<_>>());
+        let error = embedding.forward(&Array::zeros::<i32>(&[1, 4]).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("4 tokens") && error.contains("for 3"), "{error}");
     }
 }

@@ -50,7 +50,7 @@ pub use attention::{At, Attention, Heads, Qkv, Score, attend};
 pub use block::Block;
 pub use cache::KvCache;
 pub use conv::{Conv, Fill, Pad, Window};
-pub use embedding::{Embedding, Tied};
+pub use embedding::{Embedding, PlacedEmbedding, Tied};
 pub use error::{Error, Result};
 pub use ffn::{Activation, AnyFfn, Ffn, Glu, Mlp};
 pub use joint::{Joined, Joint, Single, Stream};

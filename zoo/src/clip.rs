@@ -7,8 +7,8 @@ use crate::{
     sizes::{heads, positive},
 };
 use framework::{
-    Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Array, At, Attention, Block, Dtype, Embedding, Error,
-    Heads, Init, LayerNorm, Linear, Mask, Mlp, Norm, Qkv, Score, call, math, module, weights::WeightMap,
+    Activation, AnyFfn, AnyModulation, AnyNorm, Array, At, Attention, Block, Dtype, Error, Heads, Init, LayerNorm,
+    Linear, Mask, Mlp, Norm, PlacedEmbedding, call, math, module, weights::WeightMap,
 };
 use mlx_rs::ops::indexing;
 use serde::Deserialize;
@@ -31,16 +31,19 @@ pub struct ClipTextConfig {
     eos_token_id: Option<i32>,
     #[serde(default)]
     architectures: Option<Vec<String>>,
-    /// Whether the checkpoint has a projection, which is not said here but by its class or its tensors.
+    /// Whether there is a projection, which the class or the tensors say.
     #[serde(skip)]
     projected: bool,
+    /// Whether the tensors' names begin with `text_model`.
+    #[serde(skip)]
+    nested: bool,
 }
 
 /// A causal transformer over tokens whose state at the end of a text stands for the text
 /// (<https://arxiv.org/abs/2103.00020>).
 pub struct ClipText {
     /// Tokens and where they stand.
-    pub embeddings: Embeddings,
+    pub embeddings: PlacedEmbedding,
     /// The blocks.
     pub layers: Vec<Block>,
     /// After the last block.
@@ -51,15 +54,6 @@ pub struct ClipText {
     pub end: End,
 }
 module! { impl[] ClipText { embeddings, layers, norm, projection } }
-
-/// A token's vector plus that of its place.
-pub struct Embeddings {
-    /// `[vocabulary, D]`.
-    pub tokens: Embedding,
-    /// `[longest, D]`.
-    pub positions: Embedding,
-}
-module! { impl[] Embeddings { tokens, positions } }
 
 /// The token at whose place a text is pooled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,21 +75,6 @@ pub struct ClipEncoded {
     pub pooled: Array,
     /// `pooled` projected, `[B, projection]`.
     pub projected: Option<Array>,
-}
-
-impl Embeddings {
-    /// `[B, L]` → `[B, L, D]`.
-    fn forward(&self, ids: &Array) -> framework::Result<Array> {
-        let [_, length] = math::shape(ids)?;
-        let longest = self.positions.weight.shape().first().copied().unwrap_or(0);
-        if length > longest {
-            let problem = format!("{length} tokens where the model has places for {longest}");
-            return Err(Error::argument("input_ids", problem));
-        }
-        let places = Array::arange::<_, i32>(0, length, None)?.expand_dims(0)?;
-        let tokens = call!(self.tokens.forward(ids))?;
-        math::add(&tokens, &call!(self.positions.forward(&places))?)
-    }
 }
 
 impl End {
@@ -144,16 +123,7 @@ impl ClipTextConfig {
         let dim = self.hidden_size;
         Ok(Block {
             norm1: AnyNorm::Layer(self.norm(init)?),
-            attn: Attention {
-                qkv: Qkv::separate(&sizes, dim, true, init)?,
-                o: Linear::new(dim, dim, true, init)?,
-                q_norm: AnyNorm::None,
-                k_norm: AnyNorm::None,
-                position: AnyPosition::None,
-                sinks: None,
-                sizes,
-                score: Score::of(sizes.head_dim),
-            },
+            attn: Attention::plain(sizes, dim, true, init)?,
             norm2: AnyNorm::Layer(self.norm(init)?),
             ffn: AnyFfn::Mlp(Mlp::new(dim, self.intermediate_size, self.hidden_act, true, init)?),
             modulation: AnyModulation::None,
@@ -188,10 +158,7 @@ impl Family for Clip {
             return Err(Error::config("num_attention_heads", format!("{count} heads do not divide {dim} features")));
         }
         let sizes = heads("num_attention_heads", count, dim / count)?;
-        let embeddings = Embeddings {
-            tokens: Embedding::new(config.vocab_size, dim, init)?,
-            positions: Embedding::new(longest, dim, init)?,
-        };
+        let embeddings = PlacedEmbedding::new(config.vocab_size, longest, dim, init)?;
         let layers = (0..config.num_hidden_layers).map(|_| config.block(sizes, init));
         Ok(ClipText {
             embeddings,
@@ -207,10 +174,7 @@ impl Family for Clip {
     }
 
     fn layouts() -> &'static [Layout<ClipTextConfig>] {
-        &[
-            Layout { name: "transformers", config: nested, map: |config| transformers(config, "text_model") },
-            Layout { name: "transformers, bare", config: bare, map: |config| transformers(config, "") },
-        ]
+        &[Layout { name: "transformers", config, map: transformers }]
     }
 
     /// `forward`: `input_ids`, `attention_mask` `[B, L]` (1 is seen), `output_hidden_states` → `last_hidden_state`,
@@ -233,31 +197,19 @@ impl Family for Clip {
     }
 }
 
-/// Below `text_model`, as published.
-fn nested(checkpoint: &Checkpoint<'_>) -> Result<Option<ClipTextConfig>> {
-    config(checkpoint, true)
-}
-
-/// As recent versions of the package name the parameters of the model without a projection.
-fn bare(checkpoint: &Checkpoint<'_>) -> Result<Option<ClipTextConfig>> {
-    config(checkpoint, false)
-}
-
-fn config(checkpoint: &Checkpoint<'_>, nested: bool) -> Result<Option<ClipTextConfig>> {
+/// What the tensors say beside the config: names are below `text_model` but for recent files without a projection.
+fn config(checkpoint: &Checkpoint<'_>) -> Result<Option<ClipTextConfig>> {
     let tensors = &checkpoint.header.tensors;
-    if tensors.keys().any(|name| name.starts_with("text_model.")) != nested {
-        return Ok(None);
-    }
-    let mut config = json_config::<Clip>(checkpoint)?;
-    if let Some(config) = &mut config {
-        let class = "CLIPTextModelWithProjection";
-        let said = config.architectures.iter().flatten().any(|name| name == class);
-        config.projected = said || tensors.contains_key("text_projection.weight");
-    }
-    Ok(config)
+    let config = json_config::<Clip>(checkpoint)?;
+    Ok(config.map(|config| {
+        let said = config.architectures.iter().flatten().any(|name| name == "CLIPTextModelWithProjection");
+        let projected = said || tensors.contains_key("text_projection.weight");
+        let nested = projected || tensors.keys().any(|name| name.starts_with("text_model."));
+        ClipTextConfig { projected, nested, ..config }
+    }))
 }
 
-fn transformers(config: &ClipTextConfig, prefix: &str) -> WeightMap {
+fn transformers(config: &ClipTextConfig) -> WeightMap {
     let map = WeightMap::default()
         .rename("embeddings.token_embedding.{p:*}", "embeddings.tokens.{p:*}")
         .rename("embeddings.position_embedding.{p:*}", "embeddings.positions.{p:*}")
@@ -274,20 +226,23 @@ fn transformers(config: &ClipTextConfig, prefix: &str) -> WeightMap {
         .rename("final_layer_norm.{p:*}", "norm.{p:*}")
         .unobserved("encoder", "returns what its last layer does")
         .unobserved("**.activation_fn", "a function here")
-        .prefixed(prefix, "");
+        .prefixed(if config.nested { "text_model" } else { "" }, "");
     if config.projected { map.rename("text_projection.{p:*}", "projection.{p:*}") } else { map }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use framework::weights::{Config, Header, Info, Stored};
+
+    fn json() -> serde_json::Value {
+        serde_json::json!({"vocab_size": 9, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 5, "projection_dim": 3, "hidden_act": "quick_gelu",
+            "layer_norm_eps": 1e-5, "eos_token_id": 2})
+    }
 
     fn model(projected: bool) -> ClipText {
-        let config = json!({"vocab_size": 9, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "max_position_embeddings": 5, "projection_dim": 3, "hidden_act": "quick_gelu",
-            "layer_norm_eps": 1e-5, "eos_token_id": 2});
-        let config: ClipTextConfig = serde_json::from_value(config).unwrap();
+        let config: ClipTextConfig = serde_json::from_value(json()).unwrap();
         Clip::build(&ClipTextConfig { projected, ..config }, &mut Init::default()).unwrap()
     }
 
@@ -303,38 +258,29 @@ mod tests {
     }
 
     #[test]
-    fn a_text_has_as_many_tokens_as_there_are_places() {
-        let ids = |length: i32| Array::zeros::<i32>(&[1, length]).unwrap();
-        let encoded = model(true).forward(&ids(5), None).unwrap();
+    fn the_last_state_but_one_and_the_projection_are_there() {
+        let ids = Array::zeros::<i32>(&[1, 5]).unwrap();
+        let encoded = model(true).forward(&ids, None).unwrap();
         assert_eq!((encoded.states.len(), encoded.pooled.shape()), (2, &[1, 8][..]));
         assert_eq!(encoded.projected.unwrap().shape(), [1, 3]);
-        let error = model(false).forward(&ids(6), None).unwrap_err().to_string();
-        assert!(error.contains("6 tokens") && error.contains("for 5"), "{error}");
+        assert!(model(false).forward(&ids, None).unwrap().projected.is_none());
     }
 
     #[test]
-    fn a_projection_that_the_class_has_must_be_there() {
-        let tensors = |names: &[&str]| {
-            let info = framework::weights::Info { dtype: framework::weights::Stored::F32, shape: vec![1] };
+    fn class_and_tensors_say_what_the_config_does_not() {
+        let seen = |class: &str, names: &[&str]| {
+            let info = Info { dtype: Stored::F32, shape: vec![1] };
             let tensors = names.iter().map(|name| ((*name).to_owned(), info.clone())).collect();
-            framework::weights::Header { tensors, ..Default::default() }
+            let header = Header { tensors, ..Default::default() };
+            let mut json = json();
+            json["architectures"] = serde_json::json!([class]);
+            let checkpoint = Checkpoint { config: Config::Json(json), header: &header, tensors: None };
+            let config = config(&checkpoint).unwrap().unwrap();
+            (config.nested, config.projected)
         };
-        let config = |class: &str| {
-            json!({"architectures": [class], "vocab_size": 9, "hidden_size": 8, "intermediate_size": 12,
-                "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 5,
-                "hidden_act": "gelu", "layer_norm_eps": 1e-5})
-        };
-        for (class, names, expected) in [
-            ("CLIPTextModel", vec!["text_model.x"], Some(false)),
-            ("CLIPTextModel", vec!["text_model.x", "text_projection.weight"], Some(true)),
-            ("CLIPTextModelWithProjection", vec!["text_model.x"], Some(true)),
-            ("CLIPTextModel", vec!["x"], None),
-        ] {
-            let header = tensors(&names);
-            let config = framework::weights::Config::Json(config(class));
-            let checkpoint = Checkpoint { config, header: &header, tensors: None };
-            assert_eq!(nested(&checkpoint).unwrap().map(|config| config.projected), expected, "{class} {names:?}");
-            assert_eq!(bare(&checkpoint).unwrap().is_some(), expected.is_none(), "{class} {names:?}");
-        }
+        assert_eq!(seen("CLIPTextModel", &["text_model.x"]), (true, false));
+        assert_eq!(seen("CLIPTextModel", &["x"]), (false, false));
+        assert_eq!(seen("CLIPTextModel", &["text_model.x", "text_projection.weight"]), (true, true));
+        assert_eq!(seen("CLIPTextModelWithProjection", &["text_model.x"]), (true, true));
     }
 }

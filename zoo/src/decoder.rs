@@ -3,7 +3,7 @@
 use crate::{Arguments, Error, Outputs, Result, arguments::forward_only, task::CausalLm};
 use framework::{
     Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Array, At, Attention, Block, Dtype, Embedding, Glu, Heads,
-    Init, KvCache, Linear, Mask, Norm, Positions, Qkv, RmsNorm, Rope, Score, call, math, module,
+    Init, KvCache, Linear, Mask, Norm, Positions, RmsNorm, Rope, call, math, module,
 };
 
 /// A decoder-only transformer over tokens (<https://arxiv.org/abs/1706.03762>, pre-norm).
@@ -71,14 +71,8 @@ impl DecoderSpec {
         Ok(Block {
             norm1: norm(init)?,
             attn: Attention {
-                qkv: Qkv::separate(&sizes, dim, attention_bias, init)?,
-                o: Linear::new(sizes.heads * sizes.head_dim, dim, attention_bias, init)?,
-                q_norm: AnyNorm::None,
-                k_norm: AnyNorm::None,
                 position: AnyPosition::Rope(self.rope.clone()),
-                sinks: None,
-                sizes,
-                score: Score::of(sizes.head_dim),
+                ..Attention::plain(sizes, dim, attention_bias, init)?
             },
             norm2: norm(init)?,
             ffn: AnyFfn::Glu(Glu::new(dim, hidden, activation, ffn_bias, init)?),

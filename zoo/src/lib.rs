@@ -27,6 +27,7 @@ mod clip;
 mod decoder;
 pub mod doctor;
 mod error;
+pub mod families;
 pub mod fetch;
 mod flux;
 mod gguf;

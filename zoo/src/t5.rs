@@ -7,8 +7,8 @@ use crate::{
     sizes::{heads, positive},
 };
 use framework::{
-    Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Array, At, Attention, Block, Embedding, Glu, Heads, Init,
-    Linear, Lowered, Mask, Mlp, Norm, Qkv, RelativeBias, RmsNorm, Score, call, math, module, weights::WeightMap,
+    AnyFfn, AnyModulation, AnyNorm, Array, At, Attention, Block, Embedding, Error, Glu, Heads, Init, Lowered, Mask,
+    Mlp, Norm, RelativeBias, RmsNorm, Score, call, math, module, weights::WeightMap,
 };
 use serde::Deserialize;
 
@@ -28,29 +28,7 @@ pub struct T5Config {
     relative_attention_num_buckets: Option<i32>,
     relative_attention_max_distance: Option<i32>,
     layer_norm_epsilon: Option<f32>,
-    feed_forward_proj: Option<FeedForward>,
-}
-
-/// `relu` is a plain network, `gated-silu` one with a gate.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "String")]
-struct FeedForward {
-    gated: bool,
-    activation: Activation,
-}
-
-impl TryFrom<String> for FeedForward {
-    type Error = serde_json::Error;
-
-    fn try_from(name: String) -> Result<Self, serde_json::Error> {
-        let (gated, activation) = match name.strip_prefix("gated-") {
-            // It has always meant the approximation by tanh.
-            Some("gelu") => (true, "gelu_new"),
-            Some(activation) => (true, activation),
-            None => (false, name.as_str()),
-        };
-        Ok(Self { gated, activation: serde_json::from_value(activation.into())? })
-    }
+    feed_forward_proj: Option<String>,
 }
 
 /// Which of the two it is: they differ in what the layers know of distances.
@@ -102,19 +80,25 @@ impl T5Config {
         RmsNorm::new(self.d_model, self.layer_norm_epsilon.unwrap_or(1e-6), init)
     }
 
-    fn feed_forward(&self) -> FeedForward {
-        self.feed_forward_proj.unwrap_or(match self.model_type {
-            Kind::T5 => FeedForward { gated: false, activation: Activation::Relu },
-            Kind::Umt5 => FeedForward { gated: true, activation: Activation::GeluTanh },
-        })
+    /// `relu` is a plain network, `gated-silu` one with a gate.
+    fn feed_forward(&self) -> &str {
+        let default = if self.model_type == Kind::T5 { "relu" } else { "gated-gelu" };
+        self.feed_forward_proj.as_deref().unwrap_or(default)
     }
 
     fn ffn(&self, init: &mut Init) -> framework::Result<AnyFfn> {
-        let (dim, hidden, FeedForward { gated, activation }) = (self.d_model, self.d_ff, self.feed_forward());
+        let (gated, name) = match self.feed_forward().strip_prefix("gated-") {
+            // It has always meant the approximation by tanh.
+            Some("gelu") => (true, "gelu_new"),
+            Some(activation) => (true, activation),
+            None => (false, self.feed_forward()),
+        };
+        let activation = serde_json::from_value(name.into())
+            .map_err(|error: serde_json::Error| Error::config("feed_forward_proj", error.to_string()))?;
         Ok(if gated {
-            AnyFfn::Glu(Glu::new(dim, hidden, activation, false, init)?)
+            AnyFfn::Glu(Glu::new(self.d_model, self.d_ff, activation, false, init)?)
         } else {
-            AnyFfn::Mlp(Mlp::new(dim, hidden, activation, false, init)?)
+            AnyFfn::Mlp(Mlp::new(self.d_model, self.d_ff, activation, false, init)?)
         })
     }
 
@@ -122,14 +106,8 @@ impl T5Config {
         Ok(Block {
             norm1: AnyNorm::Rms(self.norm(init)?),
             attn: Attention {
-                qkv: Qkv::separate(&sizes, self.d_model, false, init)?,
-                o: Linear::new(sizes.heads * sizes.head_dim, self.d_model, false, init)?,
-                q_norm: AnyNorm::None,
-                k_norm: AnyNorm::None,
-                position: AnyPosition::None,
-                sinks: None,
-                sizes,
                 score: Score { scale: 1.0, softcap: None },
+                ..Attention::plain(sizes, self.d_model, false, init)?
             },
             norm2: AnyNorm::Rms(self.norm(init)?),
             ffn: self.ffn(init)?,
@@ -219,7 +197,7 @@ fn transformers(config: &T5Config) -> WeightMap {
         .unobserved("**.relative_attention_bias", "looked up by distance here, by pair there")
         .unobserved("**.dropout", "dropout")
         .unobserved("**.act", "a function here");
-    if config.feed_forward().gated {
+    if config.feed_forward().starts_with("gated-") {
         map.rename("encoder.block.{i}.layer.1.DenseReluDense.wi_0.{p:*}", "layers.{i}.ffn.gate.{p:*}")
             .rename("encoder.block.{i}.layer.1.DenseReluDense.wi_1.{p:*}", "layers.{i}.ffn.up.{p:*}")
     } else {

@@ -2,9 +2,9 @@
 
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io::{IsTerminal, Write, stderr, stdout},
     ops::ControlFlow,
 };
@@ -13,21 +13,24 @@ use std::{
 pub struct Show {
     json: bool,
     bar: RefCell<Option<(&'static str, ProgressBar)>>,
+    /// The stage and the whole percents that were told last.
+    told: Cell<Option<(&'static str, u64)>>,
 }
 
 impl Show {
     /// JSON lines, or text.
     pub fn new(json: bool) -> Self {
-        Self { json, bar: RefCell::new(None) }
+        Self { json, bar: RefCell::new(None), told: Cell::new(None) }
     }
 
-    /// One JSON object, for programs only.
-    pub fn event(&self, kind: &str, mut fields: Value) -> Result<()> {
+    /// One JSON object, for programs only; `fields` is an object, and the kind comes first.
+    pub fn event(&self, kind: &str, fields: Value) -> Result<()> {
         if self.json {
-            if let Some(fields) = fields.as_object_mut() {
-                fields.insert("event".into(), kind.into());
+            let mut event = Map::from_iter([("event".to_owned(), Value::from(kind))]);
+            if let Value::Object(fields) = fields {
+                event.extend(fields);
             }
-            writeln!(stdout(), "{fields}")?;
+            writeln!(stdout(), "{}", Value::Object(event))?;
         }
         Ok(())
     }
@@ -52,7 +55,10 @@ impl Show {
 
     /// A stage is `done` of `total` (bytes or tokens): a bar on a terminal, an event for a program.
     pub fn progress(&self, stage: &'static str, done: u64, total: u64) -> Result<()> {
-        self.event("progress", json!({"stage": stage, "done": done, "total": total}))?;
+        let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
+        if self.told.replace(Some((stage, percent))) != Some((stage, percent)) {
+            self.event("progress", json!({"stage": stage, "done": done, "total": total}))?;
+        }
         if self.json || !stderr().is_terminal() {
             return Ok(());
         }

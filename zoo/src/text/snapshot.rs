@@ -45,7 +45,7 @@ impl Tokenizer {
     /// Reads the tokenizer of a snapshot: `tokenizer.json`, which also says what a text begins and ends with, and beside
     /// it, where they exist, `tokenizer_config.json` and `special_tokens_map.json` (special tokens by name),
     /// `generation_config.json` or `config.json` (ids that end a text), `chat_template.jinja` (before a template in the
-    /// config).
+    /// config). CLIP's is also read from a `vocab.json` and a `merges.txt`, with which diffusion models are published.
     ///
     /// # Errors
     /// A missing or malformed file, by its path.

@@ -158,9 +158,10 @@ impl Discrete {
                 rising.map(|timestep| if self.multistep { timestep.round_ties_even() } else { timestep }).collect()
             }
             Spacing::Trailing => {
-                let ratio = trained as f64 / steps as f64;
-                let place = |step: usize| trained as f64 - step as f64 * ratio;
-                (0..steps).map(|step| place(step).round_ties_even() - 1.0).collect()
+                // NumPy's `arange` steps by the difference of its first two values: it decides about halves.
+                let first = trained as f64;
+                let step = (first - first / steps as f64) - first;
+                (0..steps).map(|place| (first + place as f64 * step).round_ties_even() - 1.0).collect()
             }
             Spacing::Simple => {
                 let ratio = trained as f64 / steps as f64;

@@ -184,39 +184,28 @@ impl<N: Norm, P: Position> Attention<N, P> {
         let [q, k, v] = self.heads(x, x, at, state)?;
         let sinks = self.sinks.as_ref().map(Param::get);
         let y = attend(&q, &k, &v, at.mask, &self.score, sinks.as_ref())?;
-        let y = {
-            let _scope = tap::enter(&[&"attended"]);
-            tap::offer(y)
-        };
-        call!(self.o.forward(&y))
+        call!(self.o.forward(&tap::named("attended", y)))
     }
 
     /// Queries `[B, L, H, D]`, keys and values `[B, S, Hkv, D]`, normalised, rotated and joined with the state: what
     /// joint attention gathers from several streams.
     pub fn heads(&self, x: &Array, context: &Array, at: &At, state: Option<&mut KvCache>) -> Result<[Array; 3]> {
         let Projected { q, kv } = self.qkv.project(x, context, &self.sizes)?;
-        let q = self.rotated(q, self.sizes.heads, at, true)?;
+        let q = call!(self.q_norm.forward(&split_heads(&q, self.sizes.heads)?))?;
+        let q = self.position.rotate(&q, at)?;
         let Some((k, v)) = kv else {
             let (k, v) = KvCache::borrowed(state)?;
             return Ok([q, k, v]);
         };
-        let k = self.rotated(k, self.sizes.kv_heads, at, false)?;
-        let Rotated { q, k } = {
-            let _scope = tap::enter(&[&"rotated"]);
-            tap::offer(Rotated { q, k })
-        };
+        let k = call!(self.k_norm.forward(&split_heads(&k, self.sizes.kv_heads)?))?;
+        let k = self.position.rotate(&k, at)?;
+        let Rotated { q, k } = tap::named("rotated", Rotated { q, k });
         let v = split_heads(&v, self.sizes.kv_heads)?;
         let (k, v) = match state {
             Some(state) => state.update(k, v)?,
             None => (k, v),
         };
         Ok([q, k, v])
-    }
-
-    fn rotated(&self, x: Array, heads: i32, at: &At, query: bool) -> Result<Array> {
-        let x = split_heads(&x, heads)?;
-        let x = if query { call!(self.q_norm.forward(&x)) } else { call!(self.k_norm.forward(&x)) };
-        self.position.rotate(&x?, at)
     }
 }
 

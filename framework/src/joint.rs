@@ -135,10 +135,7 @@ impl<M: Modulation, N: Norm, P: Position> Single<M, N, P> {
         let (q, k) = (self.position.rotate(&q, at)?, self.position.rotate(&k, at)?);
         let v = cut(queries + keys, kv_heads)?;
         let attended = attend(&q, &k, &v, at.mask, &self.score, None)?;
-        let attended = {
-            let _scope = tap::enter(&[&"attended"]);
-            tap::offer(attended)
-        };
+        let attended = tap::named("attended", attended);
         let hidden = self.activation.forward(&math::slice(&all, -1, queries + 2 * keys, width)?)?;
         let y = call!(self.proj_out.forward(&ops::concatenate(&[attended, hidden], -1)?))?;
         m.after(x, &y)

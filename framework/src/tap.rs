@@ -106,6 +106,12 @@ pub fn offer<T: Observed>(value: T) -> T {
     observed
 }
 
+/// Offers a value that no part of its own computes, under a name below the current path.
+pub fn named<T: Observed>(name: &str, value: T) -> T {
+    let _scope = enter(&[&name]);
+    offer(value)
+}
+
 /// A result that can be observed: an array, or a composition of arrays whose parts get a suffix of the path.
 pub trait Observed: Sized {
     /// Offers every array inside with its suffix (`""`, `"#0"`, `"#name"`) and puts what comes back in its place.

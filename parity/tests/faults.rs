@@ -195,6 +195,34 @@ fn attention() -> Vec<Row> {
     ]
 }
 
+/// FLUX.1: what swaps in a modulation is the order of its chunks.
+fn flux() -> Vec<Row> {
+    let chunks = |chunks, first, second| Swap { chunks, first, second };
+    let joint = |part: &str| format!("transformer_blocks.0.{part}");
+    let single = |part: &str| format!("single_transformer_blocks.0.{part}");
+    let [to_q, add_q, to_add_out] = ["to_q", "add_q_proj", "to_add_out"].map(|part| joint(&format!("attn.{part}")));
+    let [image, text] = ["norm1", "norm1_context"].map(|part| joint(&format!("{part}.linear.weight")));
+    let [norm2, norm2_context] = ["norm2", "norm2_context"].map(joint);
+    let norm_q = joint("attn.norm_q");
+    let step = "time_text_embed.timestep_embedder";
+    // The noise of the bf16 case is as large as what these change.
+    let single_precision = "guidance no-guidance out-channels";
+    vec![
+        ("*", weight(chunks(6, 0, 1), &image, &to_q)),
+        (single_precision, weight(chunks(6, 2, 5), &image, &norm2)),
+        ("*", weight(chunks(6, 0, 1), &text, &add_q)),
+        (single_precision, weight(chunks(6, 2, 5), &text, &norm2_context)),
+        ("*", weight(chunks(3, 0, 1), &single("norm.linear.weight"), &single("proj_mlp"))),
+        (single_precision, weight(chunks(3, 1, 2), &single("norm.linear.weight"), &single("proj_mlp"))),
+        ("*", weight(chunks(2, 0, 1), "norm_out.linear.weight", "norm_out")),
+        ("*", weight(Transpose, &format!("{to_q}.weight"), &to_q)),
+        ("*", swapped(&format!("{to_q}.weight"), &format!("{add_q}.weight"), &to_q)),
+        (single_precision, swapped(&format!("{norm_q}.weight"), &joint("attn.norm_k.weight"), &norm_q)),
+        (single_precision, set("/axes_dims_rope", json!([6, 4, 6]), &to_add_out)),
+        ("*", weight(Roll(1), &format!("{step}.linear_1.weight"), step)),
+    ]
+}
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // The tensor library is not thread-safe.
@@ -202,7 +230,7 @@ fn main() -> ExitCode {
     let suite = Arc::new(parity::models());
     let blocks = [norms_and_layers(), ropes(), attention()].concat();
     let mut trials = Vec::new();
-    for (folder, rows) in [("llama", llama()), ("framework", blocks)] {
+    for (folder, rows) in [("llama", llama()), ("flux", flux()), ("framework", blocks)] {
         let cases = find(&[fixtures().join(folder)]).expect("the fixtures");
         let mut faultless: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
         for (pattern, fault) in rows {

@@ -7,11 +7,11 @@ use framework::{
 };
 
 /// A decoder-only transformer over tokens (<https://arxiv.org/abs/1706.03762>, pre-norm).
-pub struct Decoder<B = Block> {
+pub struct Decoder {
     /// `[vocabulary, D]`.
     pub embed_tokens: Embedding,
     /// The blocks.
-    pub layers: Vec<B>,
+    pub layers: Vec<Block>,
     /// After the last block.
     pub norm: RmsNorm,
     /// `[vocabulary, D]`; without it the embedding's table serves.
@@ -23,7 +23,7 @@ pub struct Decoder<B = Block> {
     /// The longest sequence that the model was made for, in tokens.
     pub context: i32,
 }
-module! { impl[] Decoder<Block> { embed_tokens, layers, norm, lm_head } }
+module! { impl[] Decoder { embed_tokens, layers, norm, lm_head } }
 
 /// The sizes and choices of a [`Decoder`] whose blocks are alike: grouped-query attention with a rope, and a gated
 /// feed-forward network.

@@ -17,6 +17,8 @@ import transformers  # noqa: E402
 from case import BlockCase, write_block, write_model  # noqa: E402
 from cases import all_cases  # noqa: E402
 from headers import write_headers  # noqa: E402
+from pipelines import cases as pipeline_cases  # noqa: E402
+from pipelines import write_pipeline  # noqa: E402
 from smollm2 import write_smollm2  # noqa: E402
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
@@ -50,9 +52,10 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     if arguments.list:
-        print("\n".join(case.name for case in all_cases()))
+        print("\n".join(case.name for case in [*all_cases(), *pipeline_cases()]))
     if arguments.all or arguments.case:
         write_cases(arguments.case or "*", arguments.out)
+        write_pipelines(arguments.case or "*", arguments.out)
     if arguments.all or arguments.headers:
         write_headers(arguments.out)
     if arguments.all or arguments.smollm2:
@@ -66,10 +69,22 @@ def write_cases(pattern: str, out: Path) -> None:
             continue
         folder = write_block(case, out) if isinstance(case, BlockCase) else write_model(case, out)
         validate(folder)
-        taken = size(folder)
-        print(f"{case.name:45} {taken / 1024:7.1f} KiB", flush=True)
-        if taken > LIMIT:
-            raise SystemExit(f"{case.name} takes {taken} bytes; the limit is {LIMIT}")
+        report(case.name, folder)
+
+
+def write_pipelines(pattern: str, out: Path) -> None:
+    """Writes the cases of pipelines whose name matches, printing the size of each."""
+    for case in pipeline_cases():
+        if fnmatch.fnmatchcase(case.name, pattern):
+            report(case.name, write_pipeline(case, out))
+
+
+def report(name: str, folder: Path) -> None:
+    """Prints the size of a case and fails where it is too large."""
+    taken = size(folder)
+    print(f"{name:45} {taken / 1024:7.1f} KiB", flush=True)
+    if taken > LIMIT:
+        raise SystemExit(f"{name} takes {taken} bytes; the limit is {LIMIT}")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ pub use arguments::{Arguments, Outputs, State};
 pub use clip::{ClipEncoded, ClipText};
 pub use decoder::Decoder;
 pub use error::{Error, Result};
-pub use flux::{FluxInput, FluxTransformer};
+pub use flux::{FluxInput, FluxPipeline, FluxTransformer, ImageEvent, ImageRequest, InitImage};
 pub use language::{Completion, Event, LanguageModel, Request, Stopped};
 pub use open::{Open, Weights, open};
 pub use registry::{Checkpoint, Entry, Family, MODELS, OpenOptions, Opened};

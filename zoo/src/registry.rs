@@ -159,6 +159,21 @@ fn as_causal_lm<F: Family<Model: CausalLm>>(opened: &dyn Opened) -> Option<&dyn 
 const SPARE: usize = 1 << 14;
 
 fn fit_family<F: Family>(checkpoint: &Checkpoint<'_>, dtype: Dtype) -> Result<Box<dyn Opened>> {
+    Ok(Box::new(fit_model::<F>(checkpoint, dtype)?))
+}
+
+/// Opens a snapshot or a file as a model of one family, for whoever knows which: the component of a pipeline.
+///
+/// # Errors
+/// As [`Entry::open`].
+pub fn open_model<F: Family>(path: &Path, options: OpenOptions, progress: &mut Progress<'_>) -> Result<F::Model> {
+    let source = Source::open(path)?;
+    let mut loaded = fit_model::<F>(&Checkpoint::of(&source)?, options.dtype)?;
+    load(&mut loaded.model, &source, &loaded.map, options.packed, progress)?;
+    Ok(loaded.model)
+}
+
+fn fit_model<F: Family>(checkpoint: &Checkpoint<'_>, dtype: Dtype) -> Result<Loaded<F>> {
     let mut fitting = Vec::new();
     let mut reports = Vec::new();
     for layout in F::layouts() {
@@ -194,7 +209,7 @@ fn fit_family<F: Family>(checkpoint: &Checkpoint<'_>, dtype: Dtype) -> Result<Bo
         modules.insert(path.to_owned());
     });
     let paths = map.paths(checkpoint.header, modules)?;
-    Ok(Box::new(Loaded::<F> { model, layout: layout.name, map, paths }))
+    Ok(Loaded { model, layout: layout.name, map, paths })
 }
 
 impl Entry {

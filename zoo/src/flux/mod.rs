@@ -2,8 +2,10 @@
 
 mod bfl;
 mod diffusers;
+mod pipeline;
 mod transformer;
 
+pub use pipeline::{FluxPipeline, ImageEvent, ImageRequest, InitImage};
 pub use transformer::{FluxInput, FluxTransformer};
 
 use crate::{

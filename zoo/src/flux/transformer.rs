@@ -62,12 +62,17 @@ pub struct FluxInput<'a> {
 }
 
 impl FluxTransformer {
+    /// Whether the model was distilled with a guidance, and needs one.
+    pub fn is_guided(&self) -> bool {
+        self.time_text_embed.guidance_embedder.is_some()
+    }
+
     /// The velocity `[B, L, out]`.
     ///
     /// # Errors
     /// When the model needs a guidance and there is none, or the other way round.
     pub fn forward(&self, input: &FluxInput) -> Result<Array> {
-        if input.guidance.is_some() != self.time_text_embed.guidance_embedder.is_some() {
+        if input.guidance.is_some() != self.is_guided() {
             let problem = "dev models need it and schnell models do not have it";
             return Err(Error::argument("guidance", problem));
         }

@@ -1,0 +1,450 @@
+//! From a prompt to pictures with FLUX.1: encode, denoise, decode.
+
+use super::{Flux, FluxInput, FluxTransformer};
+use crate::{
+    Error, OpenOptions, Result,
+    autoencoder_kl::AutoencoderKl,
+    clip::{Clip, ClipText},
+    registry::open_model,
+    t5::{T5, T5Encoder},
+    text::{Tokenizer, padded},
+};
+use framework::{
+    Array, Dtype, Positions, math,
+    sample::{Flow, Method, Noising, Prediction, Replay, Resolution, Schedule, Shift},
+    vae::{Gaussian, KlVae},
+};
+use mlx_rs::ops;
+use serde::Deserialize;
+use std::{fs, ops::ControlFlow, path::Path};
+
+/// Pixels that a packed latent stands for, along each axis: the autoencoder's 8, times 2.
+const PATCH: i32 = 16;
+
+/// FLUX.1 with its text encoders and its autoencoder, ready to paint.
+pub struct FluxPipeline {
+    transformer: FluxTransformer,
+    text_encoder: ClipText,
+    text_encoder_2: T5Encoder,
+    vae: KlVae,
+    tokenizer: Prompts,
+    tokenizer_2: Prompts,
+    scheduler: Scheduler,
+    dtype: Dtype,
+}
+
+/// A tokenizer that pads every text to one length.
+struct Prompts {
+    tokenizer: Tokenizer,
+    pad: u32,
+    longest: usize,
+}
+
+/// diffusers' `FlowMatchEulerDiscreteScheduler`, as far as FLUX.1's snapshots set it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Scheduler {
+    #[serde(default)]
+    use_dynamic_shifting: bool,
+    #[serde(default = "unshifted")]
+    shift: f64,
+    #[serde(flatten)]
+    resolution: Resolution,
+}
+
+fn unshifted() -> f64 {
+    1.0
+}
+
+/// What is asked of the pipeline: a picture for each prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageRequest {
+    /// One text a picture.
+    pub prompts: Vec<String>,
+    /// What pictures should not be, where `true_guidance` is above 1; nothing is the empty text.
+    pub negative_prompt: Option<String>,
+    /// Pixels, a multiple of 16.
+    pub width: i32,
+    /// Pixels, a multiple of 16.
+    pub height: i32,
+    /// How many times the model denoises.
+    pub steps: usize,
+    /// The guidance that dev models were distilled with; schnell models do not read it.
+    pub guidance: f32,
+    /// Classifier-free guidance, which evaluates the model twice a step (<https://arxiv.org/abs/2207.12598>); 1 is off.
+    pub true_guidance: f64,
+    /// Tokens of the long text encoder.
+    pub text_tokens: usize,
+}
+
+impl Default for ImageRequest {
+    /// dev's own settings, without a prompt.
+    fn default() -> Self {
+        Self {
+            prompts: Vec::new(),
+            negative_prompt: None,
+            width: 1024,
+            height: 1024,
+            steps: 28,
+            guidance: 3.5,
+            true_guidance: 1.0,
+            text_tokens: 512,
+        }
+    }
+}
+
+impl ImageRequest {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// Names the first that is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        let check = |fits: bool, name: &str, problem: String| {
+            if fits { Ok(()) } else { Err(Error::argument(name, problem)) }
+        };
+        check(!self.prompts.is_empty(), "prompts", "there is none: one text a picture".into())?;
+        for (name, pixels) in [("width", self.width), ("height", self.height)] {
+            let fits = pixels > 0 && pixels % PATCH == 0;
+            check(fits, name, format!("{pixels} is not a multiple of {PATCH} above 0"))?;
+        }
+        check(self.steps > 0, "steps", "0 steps leave noise; ask for at least 1".into())?;
+        check(self.guidance.is_finite(), "guidance", format!("{} is not a number", self.guidance))?;
+        let fits = self.true_guidance.is_finite() && self.true_guidance >= 1.0;
+        check(fits, "true_guidance", format!("{} is not 1 or more", self.true_guidance))?;
+        check(self.text_tokens > 0, "text_tokens", "0 tokens hold no text".into())
+    }
+
+    fn latents(&self) -> [i32; 2] {
+        [self.height / PATCH, self.width / PATCH]
+    }
+}
+
+/// A picture to begin from instead of noise alone.
+#[derive(Clone, Debug)]
+pub struct InitImage {
+    /// `[B or 1, H, W, 3]`, bytes.
+    pub pixels: Array,
+    /// The share of the steps that is done: from above 0, which keeps the picture, to 1, which forgets it.
+    pub strength: f64,
+    /// Noise for the autoencoder's distribution, `[B or 1, H/8, W/8, C]`; without it the mean is taken.
+    pub posterior_noise: Option<Array>,
+}
+
+/// What happens while pictures are made.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum ImageEvent<'a> {
+    /// The prompts are encoded.
+    Encoded,
+    /// So many of so many steps are done; these are the packed latents `[B, L, C]`.
+    Step {
+        /// Steps done, from 1.
+        done: usize,
+        /// Steps in all.
+        total: usize,
+        /// Packed latents after the step.
+        latents: &'a Array,
+    },
+    /// The pictures are decoded.
+    Decoded,
+}
+
+/// Prompts as the transformer reads them.
+struct Encoded {
+    hidden: Array,
+    pooled: Array,
+}
+
+impl FluxPipeline {
+    /// Opens a diffusers snapshot: the folder that holds `transformer`, `text_encoder` and so on.
+    ///
+    /// # Errors
+    /// When a component is missing, or does not fit.
+    pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
+        let quiet = &mut |_, _| ControlFlow::Continue(());
+        let scheduler = path.join("scheduler/scheduler_config.json");
+        Ok(Self {
+            transformer: open_model::<Flux>(&path.join("transformer"), options, quiet)?,
+            text_encoder: open_model::<Clip>(&path.join("text_encoder"), options, quiet)?,
+            text_encoder_2: open_model::<T5>(&path.join("text_encoder_2"), options, quiet)?,
+            vae: open_model::<AutoencoderKl>(&path.join("vae"), options, quiet)?,
+            tokenizer: Prompts::open(&path.join("tokenizer"))?,
+            tokenizer_2: Prompts::open(&path.join("tokenizer_2"))?,
+            scheduler: read_json(&scheduler)?,
+            dtype: options.dtype,
+        })
+    }
+
+    /// Makes a picture for each prompt from packed noise `[B, (H/16)·(W/16), C]`: `[B, H, W, 3]`, bytes. With a picture
+    /// to begin from, the noise is mixed into it (<https://arxiv.org/abs/2108.01073>).
+    ///
+    /// # Errors
+    /// When a value of the request is out of its range, the noise has another shape, a stage yields NaN or infinity;
+    /// [`Error::Cancelled`] when the observer breaks.
+    pub fn generate(
+        &self,
+        request: &ImageRequest,
+        noise: &Array,
+        init: Option<&InitImage>,
+        observer: &mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>,
+    ) -> Result<Array> {
+        request.validate()?;
+        let [rows, columns] = request.latents();
+        let batch = request.prompts.len() as i32;
+        let [noises, tokens, _] = math::shape(noise)?;
+        if [noises, tokens] != [batch, rows * columns] {
+            let problem = format!("{:?} where [{batch}, {}, C] is needed", noise.shape(), rows * columns);
+            return Err(Error::argument("noise", problem));
+        }
+        let mut tell = |event: ImageEvent<'_>| match observer(event) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Cancelled),
+        };
+        let prompts = self.encode(&request.prompts, request.text_tokens)?;
+        let negative = match request.true_guidance > 1.0 {
+            true => {
+                let text = request.negative_prompt.clone().unwrap_or_default();
+                Some(self.encode(&vec![text; request.prompts.len()], request.text_tokens)?)
+            }
+            false => None,
+        };
+        tell(ImageEvent::Encoded)?;
+
+        let mut schedule = self.schedule(request.steps, tokens as usize)?;
+        let mut x = noise.as_dtype(Dtype::Float32)?;
+        if let Some(init) = init {
+            schedule = schedule.with_strength(init.strength)?;
+            let first = schedule.sigmas().first().copied().unwrap_or(1.0);
+            x = Noising::Flow.noised(&self.begin(init, [rows, columns])?, &x, first)?;
+        }
+        let scene = Scene::new(self, request, batch)?;
+        let mut sampler = Method::Euler.sampler::<f64>(Noising::Flow, schedule.steps());
+        for (step, (sigma, next)) in schedule.spans().enumerate() {
+            let mut denoise = |x: &Array, sigma: f64| {
+                let velocity = scene.velocity(x, sigma, &prompts, negative.as_ref())?;
+                Prediction::Flow.denoised(Noising::Flow, &velocity, x, sigma)
+            };
+            x = sampler.step(&mut denoise, &x, sigma, next, &mut Replay::new([]))?;
+            finite(&x, "denoising")?;
+            tell(ImageEvent::Step { done: step + 1, total: schedule.steps(), latents: &x })?;
+        }
+        let pictures = self.decode(&x, [rows, columns])?;
+        tell(ImageEvent::Decoded)?;
+        Ok(pictures)
+    }
+
+    /// The noise levels of so many steps over so many image tokens.
+    pub fn schedule(&self, steps: usize, tokens: usize) -> Result<Schedule<f64>> {
+        let shift = match self.scheduler {
+            Scheduler { use_dynamic_shifting: true, resolution, .. } => {
+                Shift::Exponential { mu: resolution.mu(tokens) }
+            }
+            Scheduler { shift, .. } => Shift::Algebraic { shift },
+        };
+        Ok(Flow::even(shift).schedule(steps)?)
+    }
+
+    /// Token ids of the prompts, for the short and for the long text encoder: `[B, tokens]` each.
+    pub fn tokens(&self, prompts: &[String], text_tokens: usize) -> Result<[Array; 2]> {
+        let long = text_tokens.min(self.tokenizer_2.longest);
+        Ok([self.tokenizer.ids(prompts, self.tokenizer.longest)?, self.tokenizer_2.ids(prompts, long)?])
+    }
+
+    fn encode(&self, prompts: &[String], text_tokens: usize) -> Result<Encoded> {
+        let [short, long] = self.tokens(prompts, text_tokens)?;
+        let pooled = self.text_encoder.forward(&short, None)?.pooled;
+        let hidden = self.text_encoder_2.forward(&long, None)?;
+        mlx_rs::transforms::eval([&pooled, &hidden])?;
+        Ok(Encoded { hidden: hidden.as_dtype(self.dtype)?, pooled: pooled.as_dtype(self.dtype)? })
+    }
+
+    /// A picture as packed latents, in f32.
+    fn begin(&self, init: &InitImage, [rows, columns]: [i32; 2]) -> Result<Array> {
+        let [_, height, width, channels] = math::shape(&init.pixels)?;
+        if [height, width, channels] != [rows * PATCH, columns * PATCH, 3] || init.pixels.dtype() != Dtype::Uint8 {
+            let problem =
+                format!("{:?} of {:?} where bytes [B, H, W, 3] are needed", init.pixels.shape(), init.pixels.dtype());
+            return Err(Error::argument("pixels", problem));
+        }
+        let unit = math::scaled(&init.pixels.as_dtype(Dtype::Float32)?, 2.0 / 255.0)?;
+        let image = math::offset(&unit, -1.0)?.as_dtype(self.dtype)?;
+        let gaussian = Gaussian::new(&self.vae.encode(&image)?)?;
+        let z = match &init.posterior_noise {
+            Some(noise) => gaussian.sample(noise)?,
+            None => gaussian.mode(),
+        };
+        packed(&self.vae.latents.normalise(&z)?.as_dtype(Dtype::Float32)?)
+    }
+
+    /// Packed latents `[B, L, 4·C]` → pictures `[B, H, W, 3]`, bytes.
+    fn decode(&self, latents: &Array, grid: [i32; 2]) -> Result<Array> {
+        let z = unpacked(latents, grid)?.as_dtype(self.dtype)?;
+        let image = self.vae.decode(&self.vae.latents.denormalise(&z)?)?.as_dtype(Dtype::Float32)?;
+        finite(&image, "decoding")?;
+        let unit = math::offset(&math::scaled(&image, 0.5)?, 0.5)?;
+        let bytes = math::scaled(&ops::clip(&unit, (0.0, 1.0))?, 255.0)?.round(None)?;
+        Ok(bytes.as_dtype(Dtype::Uint8)?)
+    }
+}
+
+/// What stays the same from step to step.
+struct Scene<'a> {
+    pipeline: &'a FluxPipeline,
+    guidance: Option<Array>,
+    true_guidance: f64,
+    text_positions: Positions,
+    image_positions: Positions,
+    batch: i32,
+}
+
+impl<'a> Scene<'a> {
+    fn new(pipeline: &'a FluxPipeline, request: &ImageRequest, batch: i32) -> Result<Self> {
+        let [rows, columns] = request.latents();
+        let text = request.text_tokens.min(pipeline.tokenizer_2.longest);
+        let guidance = pipeline.transformer.is_guided().then(|| vec![request.guidance; batch as usize]);
+        Ok(Self {
+            pipeline,
+            guidance: guidance.map(|values| math::array(&values, &[batch])).transpose()?,
+            true_guidance: request.true_guidance,
+            text_positions: Positions::new(vec![0.0; 3 * text], 3, 1, text)?,
+            image_positions: image_positions(rows, columns)?,
+            batch,
+        })
+    }
+
+    /// The model's velocity at `sigma`, guided.
+    fn velocity(
+        &self,
+        x: &Array,
+        sigma: f64,
+        prompts: &Encoded,
+        negative: Option<&Encoded>,
+    ) -> framework::Result<Array> {
+        let towards = self.evaluate(x, sigma, prompts)?;
+        let Some(negative) = negative else {
+            return Ok(towards);
+        };
+        let away = self.evaluate(x, sigma, negative)?;
+        math::add(&away, &math::scaled(&math::subtract(&towards, &away)?, self.true_guidance)?)
+    }
+
+    fn evaluate(&self, x: &Array, sigma: f64, prompts: &Encoded) -> framework::Result<Array> {
+        let timestep = math::array(&vec![sigma as f32; self.batch as usize], &[self.batch])?;
+        let velocity = self.pipeline.transformer.forward(&FluxInput {
+            hidden_states: &x.as_dtype(self.pipeline.dtype)?,
+            encoder_hidden_states: &prompts.hidden,
+            pooled_projections: &prompts.pooled,
+            timestep: &timestep,
+            guidance: self.guidance.as_ref(),
+            text_positions: &self.text_positions,
+            image_positions: &self.image_positions,
+        })?;
+        Ok(velocity.as_dtype(Dtype::Float32)?)
+    }
+}
+
+impl Prompts {
+    fn open(folder: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Described {
+            pad_token: Named,
+            model_max_length: usize,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Named {
+            Text(String),
+            Token { content: String },
+        }
+        let Described { pad_token: Named::Text(pad) | Named::Token { content: pad }, model_max_length } =
+            read_json(&folder.join("tokenizer_config.json"))?;
+        let tokenizer = Tokenizer::from_snapshot(folder)?;
+        let unknown = || Error::file(folder, format!("the padding `{pad}` is not among its tokens"));
+        let pad = tokenizer.id(&pad).ok_or_else(unknown)?;
+        Ok(Self { tokenizer, pad, longest: model_max_length })
+    }
+
+    /// `[B, length]`.
+    fn ids(&self, prompts: &[String], length: usize) -> Result<Array> {
+        let mut ids = Vec::with_capacity(prompts.len() * length);
+        for prompt in prompts {
+            ids.extend(padded(&self.tokenizer.encode(prompt, true)?, length, self.pad).0);
+        }
+        let ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
+        Ok(math::array(&ids, &[prompts.len() as i32, length as i32])?)
+    }
+}
+
+/// Where packed latents stand: 0, row, column.
+fn image_positions(rows: i32, columns: i32) -> framework::Result<Positions> {
+    let tokens = (rows * columns) as usize;
+    let places = || (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+    let rows = places().map(|(row, _)| f64::from(row));
+    let columns = places().map(|(_, column)| f64::from(column));
+    Positions::new(vec![0.0; tokens].into_iter().chain(rows).chain(columns).collect(), 3, 1, tokens)
+}
+
+/// Packed latents `[B, rows · columns, C · 2 · 2]` → `[B, 2 · rows, 2 · columns, C]`.
+fn unpacked(latents: &Array, [rows, columns]: [i32; 2]) -> Result<Array> {
+    let [batch, _, features] = math::shape(latents)?;
+    let channels = features / 4;
+    let apart = latents.reshape(&[batch, rows, columns, channels, 2, 2])?.transpose_axes(&[0, 1, 4, 2, 5, 3])?;
+    Ok(apart.reshape(&[batch, 2 * rows, 2 * columns, channels])?)
+}
+
+/// `[B, 2 · rows, 2 · columns, C]` → packed latents `[B, rows · columns, C · 2 · 2]`.
+fn packed(latents: &Array) -> Result<Array> {
+    let [batch, height, width, channels] = math::shape(latents)?;
+    let apart =
+        latents.reshape(&[batch, height / 2, 2, width / 2, 2, channels])?.transpose_axes(&[0, 1, 3, 5, 2, 4])?;
+    Ok(apart.reshape(&[batch, height / 2 * (width / 2), 4 * channels])?)
+}
+
+fn finite(x: &Array, stage: &str) -> Result<()> {
+    if math::is_finite(x)? {
+        return Ok(());
+    }
+    Err(framework::Error::NotFinite { stage: stage.into() }.into())
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read(path).map_err(|error| Error::file(path, error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| Error::file(path, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packing_and_unpacking_are_inverse() {
+        let latents = math::array(&(0..96).collect::<Vec<i32>>(), &[1, 4, 6, 4]).unwrap();
+        let packed = packed(&latents).unwrap();
+        assert_eq!(packed.shape(), [1, 6, 16]);
+        assert!(unpacked(&packed, [2, 3]).unwrap().eq_exact(&latents).unwrap());
+    }
+
+    #[test]
+    fn positions_count_rows_then_columns() {
+        let expected = [[0.0; 6], [0.0, 0.0, 0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 2.0, 0.0, 1.0, 2.0]].concat();
+        assert_eq!(image_positions(2, 3).unwrap(), Positions::new(expected, 3, 1, 6).unwrap());
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_by_name() {
+        let fine = || ImageRequest { prompts: vec!["a".into()], ..ImageRequest::default() };
+        assert!(fine().validate().is_ok());
+        for (request, name) in [
+            (ImageRequest::default(), "prompts"),
+            (ImageRequest { width: 1000, ..fine() }, "width"),
+            (ImageRequest { height: 0, ..fine() }, "height"),
+            (ImageRequest { height: -16, ..fine() }, "height"),
+            (ImageRequest { steps: 0, ..fine() }, "steps"),
+            (ImageRequest { guidance: f32::NAN, ..fine() }, "guidance"),
+            (ImageRequest { true_guidance: 0.5, ..fine() }, "true_guidance"),
+            (ImageRequest { true_guidance: f64::INFINITY, ..fine() }, "true_guidance"),
+            (ImageRequest { text_tokens: 0, ..fine() }, "text_tokens"),
+        ] {
+            assert!(request.validate().unwrap_err().to_string().contains(name), "{name}");
+        }
+    }
+}

@@ -173,6 +173,14 @@ pub fn open_model<F: Family>(path: &Path, options: OpenOptions, progress: &mut P
     Ok(loaded.model)
 }
 
+/// Builds the model of a checkpoint lazily, proves that the weights cover it, and reads none.
+///
+/// # Errors
+/// As [`Entry::fit`].
+pub fn fit_config<F: Family>(checkpoint: &Checkpoint<'_>, dtype: Dtype) -> Result<F::Model> {
+    Ok(fit_model::<F>(checkpoint, dtype)?.model)
+}
+
 fn fit_model<F: Family>(checkpoint: &Checkpoint<'_>, dtype: Dtype) -> Result<Loaded<F>> {
     let mut fitting = Vec::new();
     let mut reports = Vec::new();

@@ -68,6 +68,7 @@ impl Arguments {
             // diffusers guides only where a negative prompt is given.
             true_guidance: if self.negative_prompt.is_some() { self.true_cfg_scale } else { 1.0 },
             text_tokens: self.max_sequence_length,
+            tile: None,
         }
     }
 }
@@ -81,7 +82,7 @@ fn cases() -> Vec<PathBuf> {
 
 fn open(case: &Path) -> (FluxPipeline, Arguments) {
     let options = OpenOptions { dtype: Dtype::Float32, packed: Packed::Keep };
-    let pipeline = FluxPipeline::open(&case.join("components"), options).unwrap();
+    let pipeline = FluxPipeline::open(&case.join("components"), options, true).unwrap();
     let description: Case = serde_json::from_slice(&fs::read(case.join("pipeline.json")).unwrap()).unwrap();
     (pipeline, description.calls.into_iter().next().unwrap().arguments)
 }
@@ -170,23 +171,64 @@ fn every_step_is_the_references() {
 }
 
 #[test]
-fn every_stage_can_be_cancelled_and_tells_what_it_does() {
-    let (pipeline, arguments) = open(&cases()[0]);
-    let request = arguments.request();
-    let noise = floats(&cases()[0].join("inputs/0/latents.npy"));
+fn every_stage_can_be_cancelled() {
+    let case = &cases()[0];
+    let options = OpenOptions { dtype: Dtype::Float32, packed: Packed::Keep };
+    let pipeline = FluxPipeline::open(&case.join("components"), options, false).unwrap();
+    let request = open(case).1.request();
+    let noise = floats(&case.join("inputs/0/latents.npy"));
     let run = |stop: usize| {
-        let mut events = 0;
-        let outcome = pipeline.generate(&request, &noise, None, &mut |_| {
-            events += 1;
-            if events > stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let mut stages = Vec::new();
+        let outcome = pipeline.generate(&request, &noise, None, &mut |event| {
+            stages.push(match event {
+                ImageEvent::Load { component, .. } => component.to_owned(),
+                ImageEvent::Encoded => "encoded".into(),
+                ImageEvent::Step { done, total, .. } => format!("step {done} of {total}"),
+                ImageEvent::Tile { done, total } => format!("tile {done} of {total}"),
+                _ => unreachable!(),
+            });
+            if stages.len() > stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        (outcome.err(), events)
+        (outcome, stages)
     };
-    let all = request.steps + 2;
-    assert!(run(all).0.is_none());
-    for stop in 0..all {
-        assert!(matches!(run(stop), (Some(Error::Cancelled), events) if events == stop + 1));
+    let (picture, all) = run(usize::MAX);
+    assert!(picture.is_ok());
+    let mut order = all.clone();
+    order.dedup();
+    let expected = [
+        "text_encoder",
+        "text_encoder_2",
+        "encoded",
+        "transformer",
+        "step 1 of 2",
+        "step 2 of 2",
+        "vae",
+        "tile 1 of 1",
+    ];
+    assert_eq!(order, expected);
+    for stop in (0..all.len()).step_by(7).chain(all.len() - 5..all.len()) {
+        let (outcome, stages) = run(stop);
+        assert!(matches!(outcome, Err(Error::Cancelled)), "after {:?}", stages.last());
+        assert_eq!(stages.len(), stop + 1);
     }
+}
+
+#[test]
+fn tiles_change_little_and_noise_comes_from_the_seeds() {
+    let (pipeline, arguments) = open(&cases()[0]);
+    let request = ImageRequest { width: 192, height: 128, tile: None, ..arguments.request() };
+    let seeds: Vec<u64> = (7..).take(request.prompts.len()).collect();
+    let noise = pipeline.noise(&request, &seeds).unwrap();
+    let quiet = &mut |_: ImageEvent<'_>| ControlFlow::Continue(());
+    let whole = pipeline.generate(&request, &noise, None, quiet).unwrap();
+    let again = pipeline.generate(&request, &pipeline.noise(&request, &seeds).unwrap(), None, quiet).unwrap();
+    assert!(whole.eq_exact(&again).unwrap());
+    let other = pipeline.noise(&request, &[1, 2][..seeds.len()]).unwrap();
+    assert!(!noise.eq_exact(&other).unwrap());
+    let tiled = ImageRequest { tile: Some(64), ..request };
+    let tiled = pipeline.generate(&tiled, &noise, None, quiet).unwrap();
+    assert_eq!(tiled.shape(), whole.shape());
+    assert!(!tiled.eq_exact(&whole).unwrap(), "the option is read");
 }
 
 #[test]

@@ -5,31 +5,35 @@ use crate::{
     Error, OpenOptions, Result,
     autoencoder_kl::AutoencoderKl,
     clip::{Clip, ClipText},
-    registry::open_model,
+    stage::Stage,
     t5::{T5, T5Encoder},
     text::{Tokenizer, padded},
 };
 use framework::{
-    Array, Dtype, Positions, math,
-    sample::{Flow, Method, Noising, Prediction, Replay, Resolution, Schedule, Shift},
-    vae::{Gaussian, KlVae},
+    Array, Dtype, Positions, Ratio, Tiling, math,
+    sample::{Flow, Method, Noising, Prediction, Replay, Resolution, Rng, Schedule, Seeded, Shift},
+    vae::Gaussian,
 };
 use mlx_rs::ops;
 use serde::Deserialize;
-use std::{fs, ops::ControlFlow, path::Path};
+use std::{cell::RefCell, fs, ops::ControlFlow, path::Path};
 
 /// Pixels that a packed latent stands for, along each axis: the autoencoder's 8, times 2.
 const PATCH: i32 = 16;
 
 /// FLUX.1 with its text encoders and its autoencoder, ready to paint.
+///
+/// A component is in memory while its stage runs; kept, it stays for the next request.
 pub struct FluxPipeline {
-    transformer: FluxTransformer,
-    text_encoder: ClipText,
-    text_encoder_2: T5Encoder,
-    vae: KlVae,
+    transformer: Stage<Flux>,
+    text_encoder: Stage<Clip>,
+    text_encoder_2: Stage<T5>,
+    vae: Stage<AutoencoderKl>,
     tokenizer: Prompts,
     tokenizer_2: Prompts,
     scheduler: Scheduler,
+    guided: bool,
+    channels: i32,
     dtype: Dtype,
 }
 
@@ -74,6 +78,9 @@ pub struct ImageRequest {
     pub true_guidance: f64,
     /// Tokens of the long text encoder.
     pub text_tokens: usize,
+    /// Pixels of a tile's side in decoding, a multiple of 64; nothing decodes the picture whole. Tiles bound the memory of
+    /// large pictures.
+    pub tile: Option<i32>,
 }
 
 impl Default for ImageRequest {
@@ -88,6 +95,7 @@ impl Default for ImageRequest {
             guidance: 3.5,
             true_guidance: 1.0,
             text_tokens: 512,
+            tile: None,
         }
     }
 }
@@ -110,6 +118,9 @@ impl ImageRequest {
         check(self.guidance.is_finite(), "guidance", format!("{} is not a number", self.guidance))?;
         let fits = self.true_guidance.is_finite() && self.true_guidance >= 1.0;
         check(fits, "true_guidance", format!("{} is not 1 or more", self.true_guidance))?;
+        if let Some(tile) = self.tile {
+            check(tile > 0 && tile % 64 == 0, "tile", format!("{tile} is not a multiple of 64 above 0"))?;
+        }
         check(self.text_tokens > 0, "text_tokens", "0 tokens hold no text".into())
     }
 
@@ -129,10 +140,31 @@ pub struct InitImage {
     pub posterior_noise: Option<Array>,
 }
 
+impl InitImage {
+    fn validate(&self, request: &ImageRequest) -> Result<()> {
+        let [_, height, width, channels] = math::shape(&self.pixels)?;
+        if [height, width, channels] == [request.height, request.width, 3] && self.pixels.dtype() == Dtype::Uint8 {
+            return Ok(());
+        }
+        let found = format!("{:?} of {:?}", self.pixels.shape(), self.pixels.dtype());
+        let problem = format!("{found} where bytes [B, {}, {}, 3] are needed", request.height, request.width);
+        Err(Error::argument("pixels", problem))
+    }
+}
+
 /// What happens while pictures are made.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum ImageEvent<'a> {
+    /// A component is being loaded.
+    Load {
+        /// Its name in the snapshot.
+        component: &'static str,
+        /// Bytes loaded.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
     /// The prompts are encoded.
     Encoded,
     /// So many of so many steps are done; these are the packed latents `[B, L, C]`.
@@ -144,8 +176,13 @@ pub enum ImageEvent<'a> {
         /// Packed latents after the step.
         latents: &'a Array,
     },
-    /// The pictures are decoded.
-    Decoded,
+    /// So many of so many tiles are decoded.
+    Tile {
+        /// Tiles done, from 1.
+        done: usize,
+        /// Tiles in all.
+        total: usize,
+    },
 }
 
 /// Prompts as the transformer reads them.
@@ -154,24 +191,50 @@ struct Encoded {
     pooled: Array,
 }
 
+/// What pictures should be, and what they should not be.
+struct Texts {
+    towards: Encoded,
+    away: Option<Encoded>,
+}
+
 impl FluxPipeline {
-    /// Opens a diffusers snapshot: the folder that holds `transformer`, `text_encoder` and so on.
+    /// Opens a diffusers snapshot: the folder that holds `transformer`, `text_encoder` and so on. Reads no weights.
     ///
     /// # Errors
     /// When a component is missing, or does not fit.
-    pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
-        let quiet = &mut |_, _| ControlFlow::Continue(());
-        let scheduler = path.join("scheduler/scheduler_config.json");
+    pub fn open(path: &Path, options: OpenOptions, keep: bool) -> Result<Self> {
+        let (transformer, built) = Stage::<Flux>::new(path, "transformer", options, keep)?;
         Ok(Self {
-            transformer: open_model::<Flux>(&path.join("transformer"), options, quiet)?,
-            text_encoder: open_model::<Clip>(&path.join("text_encoder"), options, quiet)?,
-            text_encoder_2: open_model::<T5>(&path.join("text_encoder_2"), options, quiet)?,
-            vae: open_model::<AutoencoderKl>(&path.join("vae"), options, quiet)?,
+            transformer,
+            text_encoder: Stage::new(path, "text_encoder", options, keep)?.0,
+            text_encoder_2: Stage::new(path, "text_encoder_2", options, keep)?.0,
+            vae: Stage::new(path, "vae", options, keep)?.0,
             tokenizer: Prompts::open(&path.join("tokenizer"))?,
             tokenizer_2: Prompts::open(&path.join("tokenizer_2"))?,
-            scheduler: read_json(&scheduler)?,
+            scheduler: read_json(&path.join("scheduler/scheduler_config.json"))?,
+            guided: built.is_guided(),
+            channels: built.channels(),
             dtype: options.dtype,
         })
+    }
+
+    /// What the model's authors recommend for a prompt: many steps and a guidance for dev models, few steps for
+    /// schnell models.
+    pub fn recommended(&self) -> ImageRequest {
+        match self.guided {
+            true => ImageRequest::default(),
+            false => ImageRequest { steps: 4, text_tokens: 256, ..ImageRequest::default() },
+        }
+    }
+
+    /// Packed noise for a request, a seed a picture: a picture does not depend on which others are made with it.
+    ///
+    /// # Errors
+    /// When there is not one seed a prompt.
+    pub fn noise(&self, request: &ImageRequest, seeds: &[u64]) -> Result<Array> {
+        let [rows, columns] = request.latents();
+        let shape = [request.prompts.len() as i32, rows * columns, self.channels];
+        Ok(Seeded::rows(seeds)?.normal(&shape, Dtype::Float32)?)
     }
 
     /// Makes a picture for each prompt from packed noise `[B, (H/16)·(W/16), C]`: `[B, H, W, 3]`, bytes. With a picture
@@ -189,47 +252,39 @@ impl FluxPipeline {
     ) -> Result<Array> {
         request.validate()?;
         let [rows, columns] = request.latents();
-        let batch = request.prompts.len() as i32;
-        let [noises, tokens, _] = math::shape(noise)?;
-        if [noises, tokens] != [batch, rows * columns] {
-            let problem = format!("{:?} where [{batch}, {}, C] is needed", noise.shape(), rows * columns);
+        let (batch, tokens) = (request.prompts.len() as i32, rows * columns);
+        if noise.shape() != [batch, tokens, self.channels] {
+            let problem = format!("{:?} where [{batch}, {tokens}, {}] is needed", noise.shape(), self.channels);
             return Err(Error::argument("noise", problem));
         }
-        let mut tell = |event: ImageEvent<'_>| match observer(event) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Error::Cancelled),
-        };
-        let prompts = self.encode(&request.prompts, request.text_tokens)?;
-        let negative = match request.true_guidance > 1.0 {
-            true => {
-                let text = request.negative_prompt.clone().unwrap_or_default();
-                Some(self.encode(&vec![text; request.prompts.len()], request.text_tokens)?)
-            }
-            false => None,
-        };
-        tell(ImageEvent::Encoded)?;
-
         let mut schedule = self.schedule(request.steps, tokens as usize)?;
+        if let Some(init) = init {
+            init.validate(request)?;
+            schedule = schedule.with_strength(init.strength)?;
+        }
+        let tell = RefCell::new(observer);
+        let texts = self.encode(request, &tell)?;
+        told(&tell, ImageEvent::Encoded)?;
         let mut x = noise.as_dtype(Dtype::Float32)?;
         if let Some(init) = init {
-            schedule = schedule.with_strength(init.strength)?;
             let first = schedule.sigmas().first().copied().unwrap_or(1.0);
-            x = Noising::Flow.noised(&self.begin(init, [rows, columns])?, &x, first)?;
+            x = Noising::Flow.noised(&self.begin(init, &tell)?, &x, first)?;
         }
-        let scene = Scene::new(self, request, batch)?;
-        let mut sampler = Method::Euler.sampler::<f64>(Noising::Flow, schedule.steps());
-        for (step, (sigma, next)) in schedule.spans().enumerate() {
-            let mut denoise = |x: &Array, sigma: f64| {
-                let velocity = scene.velocity(x, sigma, &prompts, negative.as_ref())?;
-                Prediction::Flow.denoised(Noising::Flow, &velocity, x, sigma)
-            };
-            x = sampler.step(&mut denoise, &x, sigma, next, &mut Replay::new([]))?;
-            finite(&x, "denoising")?;
-            tell(ImageEvent::Step { done: step + 1, total: schedule.steps(), latents: &x })?;
-        }
-        let pictures = self.decode(&x, [rows, columns])?;
-        tell(ImageEvent::Decoded)?;
-        Ok(pictures)
+        let x = self.transformer.with(&mut loading(&tell), |transformer| {
+            let scene = Scene::new(transformer, request, &texts, self)?;
+            let mut sampler = Method::Euler.sampler::<f64>(Noising::Flow, schedule.steps());
+            for (step, (sigma, next)) in schedule.spans().enumerate() {
+                let mut denoise = |x: &Array, sigma: f64| {
+                    let velocity = scene.velocity(x, sigma)?;
+                    Prediction::Flow.denoised(Noising::Flow, &velocity, x, sigma)
+                };
+                x = sampler.step(&mut denoise, &x, sigma, next, &mut Replay::new([]))?;
+                finite(&x, "denoising")?;
+                told(&tell, ImageEvent::Step { done: step + 1, total: schedule.steps(), latents: &x })?;
+            }
+            Ok(x)
+        })?;
+        self.decode(&x, request, &tell)
     }
 
     /// The noise levels of so many steps over so many image tokens.
@@ -249,90 +304,148 @@ impl FluxPipeline {
         Ok([self.tokenizer.ids(prompts, self.tokenizer.longest)?, self.tokenizer_2.ids(prompts, long)?])
     }
 
-    fn encode(&self, prompts: &[String], text_tokens: usize) -> Result<Encoded> {
-        let [short, long] = self.tokens(prompts, text_tokens)?;
-        let pooled = self.text_encoder.forward(&short, None)?.pooled;
-        let hidden = self.text_encoder_2.forward(&long, None)?;
-        mlx_rs::transforms::eval([&pooled, &hidden])?;
-        Ok(Encoded { hidden: hidden.as_dtype(self.dtype)?, pooled: pooled.as_dtype(self.dtype)? })
+    /// The prompts, and where they count the negative ones, in the pipeline's dtype.
+    fn encode(&self, request: &ImageRequest, tell: &Tell<'_, '_>) -> Result<Texts> {
+        let mut prompts = request.prompts.clone();
+        let guided = request.true_guidance > 1.0;
+        if guided {
+            let negative = request.negative_prompt.clone().unwrap_or_default();
+            prompts.resize(2 * prompts.len(), negative);
+        }
+        let [short, long] = self.tokens(&prompts, request.text_tokens)?;
+        let settled = |x: Array| -> Result<Array> {
+            let x = x.as_dtype(self.dtype)?;
+            finite(&x, "encoding")?;
+            Ok(x)
+        };
+        let pooled = |model: &ClipText| settled(model.forward(&short, None)?.pooled);
+        let pooled = self.text_encoder.with(&mut loading(tell), pooled)?;
+        let hidden = |model: &T5Encoder| settled(model.forward(&long, None)?);
+        let hidden = self.text_encoder_2.with(&mut loading(tell), hidden)?;
+        if !guided {
+            return Ok(Texts { towards: Encoded { hidden, pooled }, away: None });
+        }
+        let batch = request.prompts.len() as i32;
+        let part = |from: i32| -> Result<Encoded> {
+            let cut = |x: &Array| math::slice(x, 0, from, from + batch);
+            Ok(Encoded { hidden: cut(&hidden)?, pooled: cut(&pooled)? })
+        };
+        Ok(Texts { towards: part(0)?, away: Some(part(batch)?) })
     }
 
     /// A picture as packed latents, in f32.
-    fn begin(&self, init: &InitImage, [rows, columns]: [i32; 2]) -> Result<Array> {
-        let [_, height, width, channels] = math::shape(&init.pixels)?;
-        if [height, width, channels] != [rows * PATCH, columns * PATCH, 3] || init.pixels.dtype() != Dtype::Uint8 {
-            let problem =
-                format!("{:?} of {:?} where bytes [B, H, W, 3] are needed", init.pixels.shape(), init.pixels.dtype());
-            return Err(Error::argument("pixels", problem));
-        }
+    fn begin(&self, init: &InitImage, tell: &Tell<'_, '_>) -> Result<Array> {
         let unit = math::scaled(&init.pixels.as_dtype(Dtype::Float32)?, 2.0 / 255.0)?;
         let image = math::offset(&unit, -1.0)?.as_dtype(self.dtype)?;
-        let gaussian = Gaussian::new(&self.vae.encode(&image)?)?;
-        let z = match &init.posterior_noise {
-            Some(noise) => gaussian.sample(noise)?,
-            None => gaussian.mode(),
-        };
-        packed(&self.vae.latents.normalise(&z)?.as_dtype(Dtype::Float32)?)
+        self.vae.with(&mut loading(tell), |vae| {
+            let gaussian = Gaussian::new(&vae.encode(&image)?)?;
+            let z = match &init.posterior_noise {
+                Some(noise) => gaussian.sample(noise)?,
+                None => gaussian.mode(),
+            };
+            let x = packed(&vae.latents.normalise(&z)?.as_dtype(Dtype::Float32)?)?;
+            finite(&x, "encoding the picture")?;
+            Ok(x)
+        })
     }
 
     /// Packed latents `[B, L, 4·C]` → pictures `[B, H, W, 3]`, bytes.
-    fn decode(&self, latents: &Array, grid: [i32; 2]) -> Result<Array> {
-        let z = unpacked(latents, grid)?.as_dtype(self.dtype)?;
-        let image = self.vae.decode(&self.vae.latents.denormalise(&z)?)?.as_dtype(Dtype::Float32)?;
-        finite(&image, "decoding")?;
-        let unit = math::offset(&math::scaled(&image, 0.5)?, 0.5)?;
-        let bytes = math::scaled(&ops::clip(&unit, (0.0, 1.0))?, 255.0)?.round(None)?;
-        Ok(bytes.as_dtype(Dtype::Uint8)?)
+    fn decode(&self, latents: &Array, request: &ImageRequest, tell: &Tell<'_, '_>) -> Result<Array> {
+        let z = unpacked(latents, request.latents())?.as_dtype(self.dtype)?;
+        self.vae.with(&mut loading(tell), |vae| {
+            let z = vae.latents.denormalise(&z)?;
+            let side = request.tile.unwrap_or(request.width.max(request.height));
+            let tiling = Tiling { tile: side, overlap: side / 4 / PATCH * PATCH };
+            let ratio = Ratio::Up(vae.factor());
+            let total = tiling.count(&z, &[1, 2], ratio)?;
+            let mut done = 0;
+            let mut stopped = false;
+            let image = tiling.run(&z, &[1, 2], ratio, &mut |tile| {
+                let image = vae.decode(tile)?;
+                image.eval()?;
+                done += 1;
+                stopped = told(tell, ImageEvent::Tile { done, total }).is_err();
+                if stopped { Err(framework::Error::Cancelled) } else { Ok(image) }
+            });
+            let image = match image {
+                Err(_) if stopped => return Err(Error::Cancelled),
+                image => image?.as_dtype(Dtype::Float32)?,
+            };
+            finite(&image, "decoding")?;
+            let unit = math::offset(&math::scaled(&image, 0.5)?, 0.5)?;
+            let bytes = math::scaled(&ops::clip(&unit, (0.0, 1.0))?, 255.0)?.round(None)?.as_dtype(Dtype::Uint8)?;
+            bytes.eval()?;
+            Ok(bytes)
+        })
     }
+}
+
+/// Whoever watches, shared by the stages of one request.
+type Tell<'a, 'b> = RefCell<&'a mut (dyn FnMut(ImageEvent<'_>) -> ControlFlow<()> + 'b)>;
+
+fn told(tell: &Tell<'_, '_>, event: ImageEvent<'_>) -> Result<()> {
+    match tell.borrow_mut()(event) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Cancelled),
+    }
+}
+
+/// Tells of the loading of a component.
+fn loading<'a>(tell: &'a Tell<'_, '_>) -> impl FnMut(&'static str, u64, u64) -> ControlFlow<()> + 'a {
+    |component, done, total| tell.borrow_mut()(ImageEvent::Load { component, done, total })
 }
 
 /// What stays the same from step to step.
 struct Scene<'a> {
-    pipeline: &'a FluxPipeline,
+    transformer: &'a FluxTransformer,
+    texts: &'a Texts,
     guidance: Option<Array>,
     true_guidance: f64,
     text_positions: Positions,
     image_positions: Positions,
-    batch: i32,
+    batch: usize,
+    dtype: Dtype,
 }
 
 impl<'a> Scene<'a> {
-    fn new(pipeline: &'a FluxPipeline, request: &ImageRequest, batch: i32) -> Result<Self> {
+    fn new(
+        transformer: &'a FluxTransformer,
+        request: &ImageRequest,
+        texts: &'a Texts,
+        pipeline: &FluxPipeline,
+    ) -> Result<Self> {
         let [rows, columns] = request.latents();
+        let batch = request.prompts.len();
         let text = request.text_tokens.min(pipeline.tokenizer_2.longest);
-        let guidance = pipeline.transformer.is_guided().then(|| vec![request.guidance; batch as usize]);
+        let guidance = transformer.is_guided().then(|| vec![request.guidance; batch]);
         Ok(Self {
-            pipeline,
-            guidance: guidance.map(|values| math::array(&values, &[batch])).transpose()?,
+            transformer,
+            texts,
+            guidance: guidance.map(|values| math::array(&values, &[batch as i32])).transpose()?,
             true_guidance: request.true_guidance,
             text_positions: Positions::new(vec![0.0; 3 * text], 3, 1, text)?,
             image_positions: image_positions(rows, columns)?,
             batch,
+            dtype: pipeline.dtype,
         })
     }
 
     /// The model's velocity at `sigma`, guided.
-    fn velocity(
-        &self,
-        x: &Array,
-        sigma: f64,
-        prompts: &Encoded,
-        negative: Option<&Encoded>,
-    ) -> framework::Result<Array> {
-        let towards = self.evaluate(x, sigma, prompts)?;
-        let Some(negative) = negative else {
+    fn velocity(&self, x: &Array, sigma: f64) -> framework::Result<Array> {
+        let towards = self.evaluate(x, sigma, &self.texts.towards)?;
+        let Some(away) = &self.texts.away else {
             return Ok(towards);
         };
-        let away = self.evaluate(x, sigma, negative)?;
+        let away = self.evaluate(x, sigma, away)?;
         math::add(&away, &math::scaled(&math::subtract(&towards, &away)?, self.true_guidance)?)
     }
 
-    fn evaluate(&self, x: &Array, sigma: f64, prompts: &Encoded) -> framework::Result<Array> {
-        let timestep = math::array(&vec![sigma as f32; self.batch as usize], &[self.batch])?;
-        let velocity = self.pipeline.transformer.forward(&FluxInput {
-            hidden_states: &x.as_dtype(self.pipeline.dtype)?,
-            encoder_hidden_states: &prompts.hidden,
-            pooled_projections: &prompts.pooled,
+    fn evaluate(&self, x: &Array, sigma: f64, text: &Encoded) -> framework::Result<Array> {
+        let timestep = math::array(&vec![sigma as f32; self.batch], &[self.batch as i32])?;
+        let velocity = self.transformer.forward(&FluxInput {
+            hidden_states: &x.as_dtype(self.dtype)?,
+            encoder_hidden_states: &text.hidden,
+            pooled_projections: &text.pooled,
             timestep: &timestep,
             guidance: self.guidance.as_ref(),
             text_positions: &self.text_positions,

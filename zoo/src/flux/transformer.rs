@@ -62,6 +62,11 @@ pub struct FluxInput<'a> {
 }
 
 impl FluxTransformer {
+    /// Features of a packed latent.
+    pub fn channels(&self) -> i32 {
+        self.x_embedder.weight.shape().last().copied().unwrap_or(0)
+    }
+
     /// Whether the model was distilled with a guidance, and needs one.
     pub fn is_guided(&self) -> bool {
         self.time_text_embed.guidance_embedder.is_some()

@@ -78,7 +78,7 @@ fn answer(model: &LanguageModel, messages: &[Message], request: &Request, show: 
 
 fn open(model: &ModelArguments, show: &Show) -> Result<LanguageModel> {
     let mut failure = None;
-    let opened = model.open().language_model_with(&model.model, &mut |done, total| {
+    let opened = model.compute.open().language_model_with(&model.model, &mut |done, total| {
         note_failure(show.progress("load", done, total), &mut failure)
     });
     failure.map_or(opened, Err)

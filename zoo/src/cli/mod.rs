@@ -4,6 +4,7 @@ mod chat;
 mod doctor;
 mod fetch;
 mod folder;
+mod generate;
 mod inspect;
 mod models;
 mod show;
@@ -86,6 +87,9 @@ enum Command {
     },
     /// Print the noise levels of a schedule, and the timesteps that condition the model, as JSON.
     Sigmas(sigmas::Arguments),
+    /// Make pictures from a prompt.
+    #[command(args_override_self = true)]
+    Generate(generate::GenerateArguments),
     /// Show the device, MLX's version and backend, memory, the BLAS in use, and measured speed.
     Doctor,
 }
@@ -95,6 +99,12 @@ struct ModelArguments {
     /// A model's id, a snapshot's folder, or a .gguf file.
     #[arg(short, long, default_value = "smollm2-135m-instruct")]
     model: String,
+    #[command(flatten)]
+    compute: ComputeArguments,
+}
+
+#[derive(Debug, Args)]
+struct ComputeArguments {
     /// What becomes of packed weights: auto unpacks them on a CPU where memory allows.
     #[arg(long, value_enum, default_value_t)]
     weights: WeightsArgument,
@@ -149,7 +159,7 @@ struct SamplingArguments {
     stop: Vec<String>,
 }
 
-impl ModelArguments {
+impl ComputeArguments {
     fn open(&self) -> Open {
         let weights = match self.weights {
             WeightsArgument::Auto => Weights::Auto,
@@ -212,6 +222,7 @@ pub fn main() -> ExitCode {
         }
         Command::Trace { prompt, pattern, out, model } => trace::run(prompt, pattern, out, model, &show),
         Command::Sigmas(arguments) => sigmas::run(arguments, &show),
+        Command::Generate(arguments) => generate::run(arguments, &show),
         Command::Doctor => doctor::run(&show),
     };
     match outcome {

@@ -23,7 +23,7 @@ pub fn run(prompt: &str, pattern: &str, out: &Path, model: &ModelArguments, show
         other => other.into(),
     })?;
     let folder = Folder::new(out)?;
-    let opened = model.open().language_model(&model.model)?;
+    let opened = model.compute.open().language_model(&model.model)?;
     let tokens = opened.tokenizer().encode(prompt, true)?;
     let mut seen: Vec<(String, Array)> = Vec::new();
     let mut sink = |path: &str, x: &Array| {

@@ -1,0 +1,116 @@
+//! `zoo generate`, on tiny components.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+use zoo::picture::{self, Picture};
+
+fn components() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/flux-pipeline/dev/components")
+}
+
+fn generate(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zoo"));
+    command.current_dir(folder).arg("generate").args(arguments).output().unwrap()
+}
+
+/// Runs with the tiny model at a tiny size.
+fn tiny(folder: &Path, arguments: &[&str]) -> Output {
+    let model = components();
+    let model = ["--model", model.to_str().unwrap(), "--width", "64", "--height", "96", "--steps", "2"];
+    let size = [&model[..], &["--text-tokens", "20"], arguments].concat();
+    generate(folder, &size)
+}
+
+fn fine(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn a_picture_holds_its_request_and_can_be_made_again_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    assert_eq!(fine(&tiny(folder.path(), &["a röd heart", "--seed", "3"])), "picture.png\n");
+    let picture = Picture::read(&at("picture.png")).unwrap();
+    assert_eq!((picture.width, picture.height), (64, 96));
+    let parameters = picture::parameters(&at("picture.png")).unwrap();
+    assert_eq!(parameters["prompt"], "a röd heart");
+    assert_eq!((&parameters["seed"], &parameters["steps"]), (&3.into(), &2.into()));
+
+    fine(&generate(folder.path(), &["--from", "picture.png", "--out", "again.png"]));
+    assert!(Picture::read(&at("again.png")).unwrap().pixels == picture.pixels);
+    fine(&generate(folder.path(), &["--from", "picture.png", "--out", "other.png", "--seed", "4"]));
+    assert!(Picture::read(&at("other.png")).unwrap().pixels != picture.pixels);
+}
+
+#[test]
+fn several_pictures_come_with_a_sheet_and_each_can_be_made_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let shown = fine(&tiny(folder.path(), &["a tree", "--seed", "8", "--count", "3", "--out", "trees.png"]));
+    assert_eq!(shown, "trees-1.png\ntrees-2.png\ntrees-3.png\ntrees.png\n");
+    fine(&tiny(folder.path(), &["a tree", "--seed", "9", "--out", "second.png"]));
+    let read = |name: &str| Picture::read(&folder.path().join(name)).unwrap();
+    // Products of another batch are rounded another way.
+    let pairs = read("trees-2.png").pixels.into_iter().zip(read("second.png").pixels);
+    assert!(pairs.map(|(a, b)| a.abs_diff(b)).max().unwrap() <= 1);
+    assert!(read("trees.png").width > 2 * 64);
+}
+
+#[test]
+fn every_option_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = |arguments: &[&str]| {
+        fine(&tiny(folder.path(), &[&["a tree", "--steps", "5", "--out", "made.png"], arguments].concat()));
+        Picture::read(&folder.path().join("made.png")).unwrap().pixels
+    };
+    let plain = make(&[]);
+    fine(&tiny(folder.path(), &["a house", "--out", "house.png"]));
+    for arguments in [
+        &["--guidance", "7"][..],
+        &["--true-guidance", "3"],
+        &["--init", "house.png"],
+        &["--init", "house.png", "--strength", "0.3"],
+        &["--dtype", "bf16"],
+    ] {
+        assert!(make(arguments) != plain, "{arguments:?}");
+    }
+    assert!(make(&["--true-guidance", "3", "--negative", "a house"]) != make(&["--true-guidance", "3"]));
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_nothing_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |output: Output, expected: &str| {
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains(expected), "{expected}: {message}");
+        assert!(!message.contains("panicked"), "{message}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{expected}");
+    };
+    for (arguments, expected) in [
+        (&["a", "--width", "100"][..], "width"),
+        (&["a", "--height", "0"], "height"),
+        (&["a", "--height", "-64"], "height"),
+        (&["a", "--steps", "0"], "steps"),
+        (&["a", "--guidance", "NaN"], "guidance"),
+        (&["a", "--true-guidance", "0.5"], "true_guidance"),
+        (&["a", "--true-guidance", "inf"], "true_guidance"),
+        (&["a", "--negative", "b"], "--true-guidance"),
+        (&["a", "--tile", "100"], "tile"),
+        (&["a", "--tile", "-64"], "tile"),
+        (&["a", "--text-tokens", "0"], "text_tokens"),
+        (&["a", "--count", "0"], "--count"),
+        (&["a", "--init", "absent.png"], "absent.png"),
+        (&["a", "--strength", "0.5"], "--init"),
+        (&["a", "--from", "absent.png"], "absent.png"),
+        (&["a", "--out", "no/such/folder.png"], "no/such"),
+        (&[], "prompt"),
+    ] {
+        refused(tiny(folder.path(), arguments), expected);
+    }
+    refused(generate(folder.path(), &["a"]), "--model");
+    refused(generate(folder.path(), &["a", "--model", "absent"]), "absent");
+    let part = components().join("vae");
+    refused(generate(folder.path(), &["a", "--model", part.to_str().unwrap()]), "transformer");
+}

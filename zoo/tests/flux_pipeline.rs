@@ -1,6 +1,10 @@
 //! FLUX.1 from prompt to picture, beside diffusers on the same tiny components and the same noise.
 
-use framework::{Array, Dtype, math, weights::Packed};
+use framework::{
+    Array, Dtype, math,
+    sample::{Method, Replay, Seeded},
+    weights::Packed,
+};
 use serde::Deserialize;
 use serde_json::Value;
 use std::{
@@ -68,7 +72,7 @@ impl Arguments {
             // diffusers guides only where a negative prompt is given.
             true_guidance: if self.negative_prompt.is_some() { self.true_cfg_scale } else { 1.0 },
             text_tokens: self.max_sequence_length,
-            tile: None,
+            ..ImageRequest::default()
         }
     }
 }
@@ -154,7 +158,7 @@ fn every_step_is_the_references() {
         let kept = &sigmas[sigmas.len() - schedule.sigmas().len()..];
         assert!(distance(schedule.sigmas(), kept) < 1e-6, "{name}: sigmas");
         let mut worst = 0f64;
-        let picture = pipeline.generate(&request, &noise, init.as_ref(), &mut |event| {
+        let picture = pipeline.generate(&request, &mut Replay::new([noise]), init.as_ref(), &mut |event| {
             if let ImageEvent::Step { done, latents, .. } = event {
                 let expected = read(&output(&format!("latents.{}.npy", done - 1))).1;
                 worst = worst.max(distance(&numbers(latents), &expected));
@@ -179,7 +183,7 @@ fn every_stage_can_be_cancelled() {
     let noise = floats(&case.join("inputs/0/latents.npy"));
     let run = |stop: usize| {
         let mut stages = Vec::new();
-        let outcome = pipeline.generate(&request, &noise, None, &mut |event| {
+        let outcome = pipeline.generate(&request, &mut Replay::new([noise.clone()]), None, &mut |event| {
             stages.push(match event {
                 ImageEvent::Load { component, .. } => component.to_owned(),
                 ImageEvent::Encoded => "encoded".into(),
@@ -213,29 +217,61 @@ fn every_stage_can_be_cancelled() {
     }
 }
 
+fn quiet(_: ImageEvent<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn seeds(request: &ImageRequest, first: u64) -> Seeded {
+    let seeds: Vec<u64> = (first..).take(request.prompts.len()).collect();
+    Seeded::rows(&seeds).unwrap()
+}
+
 #[test]
-fn tiles_change_little_and_noise_comes_from_the_seeds() {
+fn pictures_come_from_the_seeds_and_the_tiles() {
     let (pipeline, arguments) = open(&cases()[0]);
-    let request = ImageRequest { width: 192, height: 128, tile: None, ..arguments.request() };
-    let seeds: Vec<u64> = (7..).take(request.prompts.len()).collect();
-    let noise = pipeline.noise(&request, &seeds).unwrap();
-    let quiet = &mut |_: ImageEvent<'_>| ControlFlow::Continue(());
-    let whole = pipeline.generate(&request, &noise, None, quiet).unwrap();
-    let again = pipeline.generate(&request, &pipeline.noise(&request, &seeds).unwrap(), None, quiet).unwrap();
-    assert!(whole.eq_exact(&again).unwrap());
-    let other = pipeline.noise(&request, &[1, 2][..seeds.len()]).unwrap();
-    assert!(!noise.eq_exact(&other).unwrap());
-    let tiled = ImageRequest { tile: Some(64), ..request };
-    let tiled = pipeline.generate(&tiled, &noise, None, quiet).unwrap();
+    let request = ImageRequest { width: 192, height: 128, ..arguments.request() };
+    let make =
+        |request: &ImageRequest, seed| pipeline.generate(request, &mut seeds(request, seed), None, &mut quiet).unwrap();
+    let whole = make(&request, 7);
+    assert!(whole.eq_exact(make(&request, 7)).unwrap());
+    assert!(!whole.eq_exact(make(&request, 8)).unwrap());
+    let tiled = make(&ImageRequest { tile: Some(64), ..request }, 7);
     assert_eq!(tiled.shape(), whole.shape());
     assert!(!tiled.eq_exact(&whole).unwrap(), "the option is read");
+}
+
+#[test]
+fn every_sampler_runs_and_is_its_own() {
+    let (pipeline, arguments) = open(&cases()[0]);
+    let mut pictures: Vec<Vec<u8>> = Vec::new();
+    for name in Method::NAMES {
+        let request = ImageRequest { steps: 4, sampler: Method::named(name).unwrap(), ..arguments.request() };
+        let make = || pipeline.generate(&request, &mut seeds(&request, 1), None, &mut quiet).unwrap();
+        let picture = math::read::<u8>(&make()).unwrap();
+        assert!(picture == math::read::<u8>(&make()).unwrap(), "{name}");
+        pictures.push(picture);
+    }
+    // DDIM without noise is Euler.
+    let distinct: std::collections::BTreeSet<_> = pictures.into_iter().collect();
+    assert!(distinct.len() >= Method::NAMES.len() - 1);
+}
+
+#[test]
+fn memory_stays_flat_over_requests() {
+    let (pipeline, arguments) = open(&cases()[0]);
+    let request = arguments.request();
+    let active = |_| {
+        pipeline.generate(&request, &mut seeds(&request, 1), None, &mut quiet).unwrap();
+        mlx_rs::memory::active_memory().unwrap()
+    };
+    let used: Vec<usize> = (0..8).map(active).collect();
+    assert!(used[7] <= used[0] + used[0] / 20, "{used:?}");
 }
 
 #[test]
 fn noise_of_another_shape_is_refused() {
     let (pipeline, arguments) = open(&cases()[0]);
     let noise = Array::zeros::<f32>(&[1, 3, 16]).unwrap();
-    let quiet = &mut |_: ImageEvent<'_>| ControlFlow::Continue(());
-    let error = pipeline.generate(&arguments.request(), &noise, None, quiet).unwrap_err().to_string();
-    assert!(error.contains("noise"), "{error}");
+    let outcome = pipeline.generate(&arguments.request(), &mut Replay::new([noise]), None, &mut quiet);
+    assert!(outcome.unwrap_err().to_string().contains("noise"));
 }

@@ -46,6 +46,19 @@ fn a_picture_holds_its_request_and_can_be_made_again_from_it() {
 }
 
 #[test]
+fn a_picture_that_began_from_another_asks_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    fine(&tiny(folder.path(), &["a house", "--out", "house.png"]));
+    let begun = ["a tree", "--steps", "5", "--init", "house.png", "--strength", "0.3", "--out", "tree.png"];
+    fine(&tiny(folder.path(), &begun));
+    let output = generate(folder.path(), &["--from", "tree.png", "--out", "again.png"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--init"));
+    fine(&generate(folder.path(), &["--from", "tree.png", "--init", "house.png", "--out", "again.png"]));
+    let read = |name: &str| Picture::read(&folder.path().join(name)).unwrap().pixels;
+    assert!(read("again.png") == read("tree.png"));
+}
+
+#[test]
 fn several_pictures_come_with_a_sheet_and_each_can_be_made_alone() {
     let folder = tempfile::tempdir().unwrap();
     let shown = fine(&tiny(folder.path(), &["a tree", "--seed", "8", "--count", "3", "--out", "trees.png"]));
@@ -73,6 +86,7 @@ fn every_option_is_read() {
         &["--init", "house.png"],
         &["--init", "house.png", "--strength", "0.3"],
         &["--dtype", "bf16"],
+        &["--sampler", "heun"],
     ] {
         assert!(make(arguments) != plain, "{arguments:?}");
     }
@@ -101,7 +115,9 @@ fn what_cannot_be_is_refused_and_nothing_is_written() {
         (&["a", "--tile", "-64"], "tile"),
         (&["a", "--text-tokens", "0"], "text_tokens"),
         (&["a", "--count", "0"], "--count"),
+        (&["a", "--sampler", "magic"], "magic"),
         (&["a", "--init", "absent.png"], "absent.png"),
+        (&["a", "--init", "absent.png", "--strength", "-1"], "absent.png"),
         (&["a", "--strength", "0.5"], "--init"),
         (&["a", "--from", "absent.png"], "absent.png"),
         (&["a", "--out", "no/such/folder.png"], "no/such"),

@@ -12,7 +12,7 @@ use zoo::{Checkpoint, Entry, MODELS, registry};
 #[derive(Clone, serde::Deserialize)]
 struct Published {
     class: String,
-    /// Nothing where the header's metadata say it: GGUF.
+    /// Nothing where the header's metadata say it, as in a GGUF, or only its shapes, as in a single file.
     config: Option<Value>,
     header: Header,
 }
@@ -28,14 +28,16 @@ fn published() -> Vec<(String, Published)> {
     files.iter().map(|file| read(file)).collect()
 }
 
-/// Calls `f` with the family and the checkpoint.
+/// Calls `f` with the family of that class and the checkpoint.
 fn with_checkpoint<T>(published: &Published, f: impl FnOnce(&Entry, &Checkpoint<'_>) -> T) -> T {
     let metadata = Metadata::from_texts(&published.header.metadata);
-    let config = published.config.clone().map_or(Config::Gguf(&metadata), Config::Json);
+    let config = match &published.config {
+        Some(config) => Config::Json(config.clone()),
+        None if published.header.metadata.contains_key("general.architecture") => Config::Gguf(&metadata),
+        None => Config::None,
+    };
     let checkpoint = Checkpoint { config, header: &published.header, tensors: None };
-    let entry = registry::of(MODELS, &checkpoint, Path::new("header")).unwrap();
-    assert!(entry.names.contains(&published.class.as_str()), "{} is none of {:?}", published.class, entry.names);
-    f(entry, &checkpoint)
+    f(registry::find(MODELS, &published.class).unwrap(), &checkpoint)
 }
 
 /// How many numbers the model learned; those of packed matrices are counted as if they were dense.
@@ -57,10 +59,33 @@ fn parameters(model: &dyn Module) -> u64 {
 #[test]
 fn every_published_checkpoint_fits() {
     for (name, published) in published() {
-        let model = with_checkpoint(&published, |entry, checkpoint| entry.fit(checkpoint, Dtype::Bfloat16));
+        let model = with_checkpoint(&published, |entry, checkpoint| {
+            let told = registry::of(MODELS, checkpoint, Path::new("header"))?;
+            assert_eq!(told.names, entry.names, "{name} is taken for another family");
+            entry.fit(checkpoint, Dtype::Bfloat16)
+        });
         let model = model.unwrap_or_else(|error| panic!("{name}: {error}"));
         println!("{name}: {} parameters, layout {}", parameters(model.module()), model.layout());
     }
+}
+
+#[test]
+fn both_layouts_of_flux_have_its_parameters() {
+    let mut seen = Vec::new();
+    for (name, published) in published() {
+        if published.class != "FluxTransformer2DModel" {
+            continue;
+        }
+        let model = with_checkpoint(&published, |entry, checkpoint| entry.fit(checkpoint, Dtype::Bfloat16)).unwrap();
+        seen.push((name, model.layout(), parameters(model.module())));
+    }
+    let expected = [
+        ("flux.1-dev.single-file", "bfl", 11_901_408_320),
+        ("flux.1-dev.transformer", "diffusers", 11_901_408_320),
+        ("flux.1-schnell.single-file", "bfl", 11_891_178_560),
+        ("flux.1-schnell.transformer", "diffusers", 11_891_178_560),
+    ];
+    assert_eq!(seen, expected.map(|(name, layout, count)| (name.to_owned(), layout, count)));
 }
 
 #[test]

@@ -36,7 +36,14 @@ pub struct FluxConfig {
     joint_attention_dim: i32,
     pooled_projection_dim: i32,
     guidance_embeds: bool,
+    /// Missing from the configs that FLUX.1 was published with.
+    #[serde(default = "axes_dims_rope")]
     axes_dims_rope: Vec<i32>,
+}
+
+/// What diffusers assumes where the config does not say.
+fn axes_dims_rope() -> Vec<i32> {
+    vec![16, 56, 56]
 }
 
 impl FluxConfig {

@@ -11,7 +11,7 @@ use crate::{
 };
 use framework::{
     Array, Dtype, Positions, Ratio, Tiling, math,
-    sample::{Flow, Method, Noising, Prediction, Replay, Resolution, Rng, Schedule, Seeded, Shift},
+    sample::{Flow, Method, Noising, Prediction, Resolution, Rng, Schedule, Shift},
     vae::Gaussian,
 };
 use mlx_rs::ops;
@@ -22,6 +22,20 @@ use std::{cell::RefCell, fs, ops::ControlFlow, path::Path};
 const PATCH: i32 = 16;
 
 /// FLUX.1 with its text encoders and its autoencoder, ready to paint.
+///
+/// ```no_run
+/// use framework::sample::Seeded;
+/// use std::{ops::ControlFlow, path::Path};
+/// use zoo::{FluxPipeline, ImageRequest, Open};
+/// let folder = Path::new("FLUX.1-schnell");
+/// let options = Open::default().resolve(&folder.join("transformer"))?;
+/// let pipeline = FluxPipeline::open(folder, options, false)?;
+/// let request = ImageRequest { prompts: vec!["a red heart".into()], ..pipeline.recommended() };
+/// let mut rng = Seeded::rows(&[7])?;
+/// let pictures = pipeline.generate(&request, &mut rng, None, &mut |_| ControlFlow::Continue(()))?;
+/// assert_eq!(pictures.shape(), [1, 1024, 1024, 3]);
+/// # Ok::<(), zoo::Error>(())
+/// ```
 ///
 /// A component is in memory while its stage runs; kept, it stays for the next request.
 pub struct FluxPipeline {
@@ -70,8 +84,10 @@ pub struct ImageRequest {
     pub width: i32,
     /// Pixels, a multiple of 16.
     pub height: i32,
-    /// How many times the model denoises.
+    /// How many noise levels there are.
     pub steps: usize,
+    /// How the picture moves from one level to the next; some samplers evaluate the model more than once a step.
+    pub sampler: Method,
     /// The guidance that dev models were distilled with; schnell models do not read it.
     pub guidance: f32,
     /// Classifier-free guidance, which evaluates the model twice a step (<https://arxiv.org/abs/2207.12598>); 1 is off.
@@ -92,6 +108,7 @@ impl Default for ImageRequest {
             width: 1024,
             height: 1024,
             steps: 28,
+            sampler: Method::Euler,
             guidance: 3.5,
             true_guidance: 1.0,
             text_tokens: 512,
@@ -115,6 +132,7 @@ impl ImageRequest {
             check(fits, name, format!("{pixels} is not a multiple of {PATCH} above 0"))?;
         }
         check(self.steps > 0, "steps", "0 steps leave noise; ask for at least 1".into())?;
+        self.sampler.validate()?;
         check(self.guidance.is_finite(), "guidance", format!("{} is not a number", self.guidance))?;
         let fits = self.true_guidance.is_finite() && self.true_guidance >= 1.0;
         check(fits, "true_guidance", format!("{} is not 1 or more", self.true_guidance))?;
@@ -227,36 +245,26 @@ impl FluxPipeline {
         }
     }
 
-    /// Packed noise for a request, a seed a picture: a picture does not depend on which others are made with it.
+    /// Makes a picture for each prompt: `[B, H, W, 3]`, bytes. With a picture to begin from, noise is mixed into it
+    /// (<https://arxiv.org/abs/2108.01073>).
+    ///
+    /// The first noise that is drawn is the packed latents `[B, (H/16)·(W/16), C]`; some samplers draw more. With
+    /// [`Seeded::rows`](framework::sample::Seeded::rows) a picture does not depend on which others are made with it.
     ///
     /// # Errors
-    /// When there is not one seed a prompt.
-    pub fn noise(&self, request: &ImageRequest, seeds: &[u64]) -> Result<Array> {
-        let [rows, columns] = request.latents();
-        let shape = [request.prompts.len() as i32, rows * columns, self.channels];
-        Ok(Seeded::rows(seeds)?.normal(&shape, Dtype::Float32)?)
-    }
-
-    /// Makes a picture for each prompt from packed noise `[B, (H/16)·(W/16), C]`: `[B, H, W, 3]`, bytes. With a picture
-    /// to begin from, the noise is mixed into it (<https://arxiv.org/abs/2108.01073>).
-    ///
-    /// # Errors
-    /// When a value of the request is out of its range, the noise has another shape, a stage yields NaN or infinity;
+    /// When a value of the request is out of its range, `rng` has no such noise, a stage yields NaN or infinity;
     /// [`Error::Cancelled`] when the observer breaks.
     pub fn generate(
         &self,
         request: &ImageRequest,
-        noise: &Array,
+        rng: &mut dyn Rng,
         init: Option<&InitImage>,
         observer: &mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>,
     ) -> Result<Array> {
         request.validate()?;
         let [rows, columns] = request.latents();
         let (batch, tokens) = (request.prompts.len() as i32, rows * columns);
-        if noise.shape() != [batch, tokens, self.channels] {
-            let problem = format!("{:?} where [{batch}, {tokens}, {}] is needed", noise.shape(), self.channels);
-            return Err(Error::argument("noise", problem));
-        }
+        let mut x = rng.normal(&[batch, tokens, self.channels], Dtype::Float32)?;
         let mut schedule = self.schedule(request.steps, tokens as usize)?;
         if let Some(init) = init {
             init.validate(request)?;
@@ -265,20 +273,19 @@ impl FluxPipeline {
         let tell = RefCell::new(observer);
         let texts = self.encode(request, &tell)?;
         told(&tell, ImageEvent::Encoded)?;
-        let mut x = noise.as_dtype(Dtype::Float32)?;
         if let Some(init) = init {
             let first = schedule.sigmas().first().copied().unwrap_or(1.0);
             x = Noising::Flow.noised(&self.begin(init, &tell)?, &x, first)?;
         }
         let x = self.transformer.with(&mut loading(&tell), |transformer| {
             let scene = Scene::new(transformer, request, &texts, self)?;
-            let mut sampler = Method::Euler.sampler::<f64>(Noising::Flow, schedule.steps());
+            let mut sampler = request.sampler.sampler::<f64>(Noising::Flow, schedule.steps());
             for (step, (sigma, next)) in schedule.spans().enumerate() {
                 let mut denoise = |x: &Array, sigma: f64| {
                     let velocity = scene.velocity(x, sigma)?;
                     Prediction::Flow.denoised(Noising::Flow, &velocity, x, sigma)
                 };
-                x = sampler.step(&mut denoise, &x, sigma, next, &mut Replay::new([]))?;
+                x = sampler.step(&mut denoise, &x, sigma, next, rng)?;
                 finite(&x, "denoising")?;
                 told(&tell, ImageEvent::Step { done: step + 1, total: schedule.steps(), latents: &x })?;
             }

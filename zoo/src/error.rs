@@ -1,6 +1,9 @@
 //! What can go wrong between a person's wish and a model's answer.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 /// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -11,7 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The model itself, its weights or its files.
     #[error(transparent)]
-    Framework(#[from] framework::Error),
+    Framework(framework::Error),
     /// MLX refused an operation.
     #[error(transparent)]
     Mlx(#[from] mlx_rs::error::Exception),
@@ -95,6 +98,20 @@ pub(crate) fn near(nearest: Option<&str>) -> String {
     nearest.map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default()
 }
 
+impl From<framework::Error> for Error {
+    fn from(error: framework::Error) -> Self {
+        match error {
+            framework::Error::Cancelled => Self::Cancelled,
+            other => Self::Framework(other),
+        }
+    }
+}
+
+/// What an observer's answer means for the work that it watches.
+pub(crate) fn go_on(flow: ControlFlow<()>) -> Result<()> {
+    if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }
+}
+
 impl Error {
     /// A malformed or unusable file.
     pub fn file(file: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
@@ -106,7 +123,7 @@ impl Error {
     pub fn about(self, file: &Path) -> Self {
         use framework::Error as Inner;
         match self {
-            Self::Framework(Inner::File { .. } | Inner::Io { .. } | Inner::Cancelled)
+            Self::Framework(Inner::File { .. } | Inner::Io { .. })
             | Self::File { .. }
             | Self::About { .. }
             | Self::Unrecognised { .. }

@@ -1,7 +1,9 @@
 //! A language model with its tokenizer: text in, text out.
 
 use crate::{
-    Checkpoint, Error, MODELS, OpenOptions, Opened, Result, registry,
+    Checkpoint, Error, MODELS, OpenOptions, Opened, Result,
+    error::go_on,
+    registry,
     task::CausalLm,
     text::{GgufTokenizer, Message, Stop, Stream, Tokenizer},
 };
@@ -284,10 +286,6 @@ fn check_prompt(prompt: &[u32], model: &dyn CausalLm) -> Result<()> {
         }
         None => Ok(()),
     }
-}
-
-fn go_on(flow: ControlFlow<()>) -> Result<()> {
-    if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }
 }
 
 /// The text of an answer as it grows.

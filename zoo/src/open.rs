@@ -74,7 +74,7 @@ impl Open {
     /// As [`language_model`](Self::language_model), telling `progress` the bytes that are loaded.
     ///
     /// # Errors
-    /// As [`open`]; [`framework::Error::Cancelled`] when `progress` breaks.
+    /// As [`open`]; [`Error::Cancelled`](crate::Error::Cancelled) when `progress` breaks.
     pub fn language_model_with(self, model: &str, progress: &mut Progress<'_>) -> Result<LanguageModel> {
         let path = cache::locate(model)?;
         LanguageModel::open(&path, self.resolve(&path)?, progress)

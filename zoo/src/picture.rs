@@ -4,12 +4,12 @@
 //! [`parameters`] reads them back.
 
 use crate::{Error, Result};
+use framework::Draft;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage, imageops};
 use serde_json::Value;
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
-    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
@@ -118,24 +118,12 @@ impl Picture {
             ));
         }
         let refused = |error: io::Error| unwritten(path, &error);
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        // Beside its final place, so that a rename suffices; removed when dropped. The mode is subject to the umask.
-        let mut temporary = tempfile::Builder::new()
-            .prefix(".")
-            .suffix(".part")
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(directory)
-            .map_err(refused)?;
-        self.encode(temporary.as_file_mut(), text).map_err(|error| match error {
+        let mut draft = Draft::of(path).map_err(refused)?;
+        self.encode(draft.file(), text).map_err(|error| match error {
             png::EncodingError::IoError(error) => refused(error),
             other => refused(io::Error::other(other)),
         })?;
-        temporary.as_file().sync_all().map_err(refused)?;
-        temporary.persist(path).map_err(|failed| refused(failed.error))?;
-        Ok(())
+        draft.publish().map_err(refused)
     }
 
     fn encode(&self, file: &mut File, text: String) -> Result<(), png::EncodingError> {
@@ -151,6 +139,14 @@ impl Picture {
         writer.finish()?;
         Ok(out.flush()?)
     }
+}
+
+/// Whether a picture can be written to `path`, before time is spent on it; leaves nothing there.
+///
+/// # Errors
+/// When its folder is missing or cannot be written.
+pub fn check_place(path: &Path) -> Result<()> {
+    Draft::of(path).map(drop).map_err(|error| unwritten(path, &error))
 }
 
 /// Reads the JSON that [`Picture::write`] put into a PNG; decodes no pixels.

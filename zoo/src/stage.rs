@@ -1,7 +1,7 @@
 //! A component of a pipeline, in memory only while it is used.
 
 use crate::{
-    Checkpoint, Error, Family, OpenOptions, Result,
+    Checkpoint, Family, OpenOptions, Result,
     registry::{fit_config, open_model},
 };
 use framework::weights::Source;
@@ -38,16 +38,13 @@ impl<F: Family> Stage<F> {
 
     fn load(&self, loading: &mut Loading<'_>) -> Result<F::Model> {
         let progress = &mut |done, total| loading(self.name, done, total);
-        open_model::<F>(&self.path, self.options, progress).map_err(|error| match error {
-            Error::Framework(framework::Error::Cancelled) => Error::Cancelled,
-            other => other,
-        })
+        open_model::<F>(&self.path, self.options, progress)
     }
 
     /// Runs a stage with the component.
     ///
     /// # Errors
-    /// Those of loading and of `run`; [`Error::Cancelled`] when `loading` breaks.
+    /// Those of loading and of `run`; [`Error::Cancelled`](crate::Error::Cancelled) when `loading` breaks.
     pub fn with<T>(&self, loading: &mut Loading<'_>, run: impl FnOnce(&F::Model) -> Result<T>) -> Result<T> {
         let model = match self.model.take() {
             Some(model) => model,

@@ -33,14 +33,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let coordinate = |axis: usize| (0..SIDE * SIDE).map(move |i| [0, i / SIDE, i % SIDE][axis] as f64);
     let image_positions = Positions::new((0..3).flat_map(coordinate).collect(), 3, 1, SIDE * SIDE)?;
     let text_positions = Positions::new(vec![0.0; 3 * TEXT as usize], 3, 1, TEXT as usize)?;
+    let (text_angles, image_angles) = (model.angles(&text_positions)?, model.angles(&image_positions)?);
     let input = FluxInput {
         hidden_states: &latents,
         encoder_hidden_states: &text,
         pooled_projections: &pooled,
         timestep: &timestep,
         guidance: Some(&guidance),
-        text_positions: &text_positions,
-        image_positions: &image_positions,
+        text_angles: &text_angles,
+        image_angles: &image_angles,
     };
     let [median, least, most] = spread(times(10, || model.forward(&input))?);
     let peak = memory::peak_memory()? as f64 / 1e9;

@@ -7,9 +7,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::Permissions;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -19,7 +17,10 @@ use super::disk::Disk;
 use super::header::{Header, Info, Stored, dimensions};
 use super::json::{Unique, malformed, next_name, value_of};
 use super::source::Tensors;
-use crate::error::{Error, Result};
+use crate::{
+    Draft,
+    error::{Error, Result},
+};
 
 /// Longest JSON header in bytes. The format allows three times that; the longest published one has a tenth.
 const LONGEST_HEADER: u64 = 32_000_000;
@@ -270,18 +271,8 @@ pub fn stream<'a>(path: &Path, header: &Header, mut data: impl FnMut(&str) -> Re
             ),
         )
     };
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    // Beside its final place, so that a rename suffices; removed when dropped. The mode is subject to the umask.
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".")
-        .suffix(".part")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(directory)
-        .map_err(unwritten)?;
-    let mut out = BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
+    let mut draft = Draft::of(path).map_err(unwritten)?;
+    let mut out = BufWriter::with_capacity(1 << 20, draft.file());
     out.write_all(&(json.len() as u64).to_le_bytes()).map_err(unwritten)?;
     out.write_all(&json).map_err(unwritten)?;
     for (name, info) in tensors {
@@ -296,8 +287,7 @@ pub fn stream<'a>(path: &Path, header: &Header, mut data: impl FnMut(&str) -> Re
     }
     out.flush().map_err(unwritten)?;
     drop(out);
-    temporary.as_file().sync_all().map_err(unwritten)?;
-    temporary.persist(path).map_err(|failed| unwritten(failed.error))?;
+    draft.publish().map_err(unwritten)?;
     Ok(())
 }
 

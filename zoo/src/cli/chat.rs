@@ -2,7 +2,7 @@
 
 use super::{
     ModelArguments, SamplingArguments,
-    show::{Show, note_failure},
+    show::{Show, Unit, note_failure},
 };
 use crate::{Completion, Error, Event, LanguageModel, Request, Result, Stopped, text::Message};
 use serde_json::json;
@@ -79,7 +79,7 @@ fn answer(model: &LanguageModel, messages: &[Message], request: &Request, show: 
 fn open(model: &ModelArguments, show: &Show) -> Result<LanguageModel> {
     let mut failure = None;
     let opened = model.compute.open().language_model_with(&model.model, &mut |done, total| {
-        note_failure(show.progress("load", done, total), &mut failure)
+        note_failure(show.progress("load", Unit::Bytes, done, total), &mut failure)
     });
     failure.map_or(opened, Err)
 }
@@ -94,7 +94,7 @@ fn observed(
     let outcome = run(&mut |event| {
         let shown = match event {
             Event::Prefill { done, total } => {
-                let shown = show.progress("prefill", done as u64, total as u64);
+                let shown = show.progress("prefill", Unit::Things("tokens"), done as u64, total as u64);
                 // Only now is it certain that an answer follows.
                 if done == total { shown.and_then(|()| show.text(before)) } else { shown }
             }

@@ -1,6 +1,6 @@
 //! `zoo fetch`.
 
-use super::show::{Show, note_failure};
+use super::show::{Show, Unit, note_failure};
 use crate::{
     Result,
     fetch::{Event, Stage, fetch},
@@ -15,7 +15,7 @@ pub fn run(id: &str, show: &Show) -> Result<()> {
             Event::Licence { title, licence, url } => show
                 .event("licence", json!({"title": title, "licence": licence, "url": url}))
                 .and_then(|()| show.note(&format!("{title} is under the licence {licence}: {url}"))),
-            Event::Bytes { stage, done, total } => show.progress(name(stage), done, total),
+            Event::Bytes { stage, done, total } => show.progress(name(stage), Unit::Bytes, done, total),
             Event::Already { .. } => show.note("It is here already, whole and with the right checksum."),
         };
         note_failure(shown, &mut failure)

@@ -2,7 +2,7 @@
 
 use super::{
     ComputeArguments,
-    show::{Show, note_failure},
+    show::{Show, Unit, note_failure},
 };
 use crate::{
     Error, FluxPipeline, ImageEvent, ImageRequest, InitImage, Result, cache,
@@ -58,7 +58,7 @@ pub struct GenerateArguments {
     seed: Option<u64>,
     /// How many pictures.
     #[arg(long, default_value_t = 1)]
-    count: u32,
+    count: u16,
     /// Begin from this picture, PNG or JPEG, resized to the width and height.
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
@@ -115,6 +115,7 @@ pub fn run(arguments: &GenerateArguments, show: &Show) -> Result<()> {
     let request =
         ImageRequest { sampler: Method::named(&sampler)?, ..arguments.request(remembered, pipeline.recommended())? };
     request.validate()?;
+    picture::check_place(&arguments.out)?;
     let init = arguments.init.as_ref().map(|path| begin(path, strength, &request)).transpose()?;
     let seeds: Vec<u64> = (0..arguments.count).map(|index| seed.wrapping_add(index.into())).collect();
     let mut rng = Seeded::rows(&seeds)?;
@@ -133,10 +134,12 @@ pub fn run(arguments: &GenerateArguments, show: &Show) -> Result<()> {
 
 fn progress(event: &ImageEvent<'_>, show: &Show) -> Result<()> {
     match *event {
-        ImageEvent::Load { component, done, total } => show.progress(component, done, total),
+        ImageEvent::Load { component, done, total } => show.progress(component, Unit::Bytes, done, total),
         ImageEvent::Encoded => Ok(()),
-        ImageEvent::Step { done, total, .. } => show.progress("steps", done as u64, total as u64),
-        ImageEvent::Tile { done, total } => show.progress("tiles", done as u64, total as u64),
+        ImageEvent::Step { done, total, .. } => {
+            show.progress("steps", Unit::Things("steps"), done as u64, total as u64)
+        }
+        ImageEvent::Tile { done, total } => show.progress("tiles", Unit::Things("tiles"), done as u64, total as u64),
     }
 }
 

@@ -9,6 +9,15 @@ use std::{
     ops::ControlFlow,
 };
 
+/// What a stage counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes, shown with a prefix.
+    Bytes,
+    /// Whatever this names.
+    Things(&'static str),
+}
+
 /// Where output goes.
 pub struct Show {
     json: bool,
@@ -53,8 +62,8 @@ impl Show {
         Ok(())
     }
 
-    /// A stage is `done` of `total` (bytes or tokens): a bar on a terminal, an event for a program.
-    pub fn progress(&self, stage: &'static str, done: u64, total: u64) -> Result<()> {
+    /// A stage is `done` of `total` units: a bar on a terminal, an event for a program.
+    pub fn progress(&self, stage: &'static str, unit: Unit, done: u64, total: u64) -> Result<()> {
         let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
         if self.told.replace(Some((stage, percent))) != Some((stage, percent)) {
             self.event("progress", json!({"stage": stage, "done": done, "total": total}))?;
@@ -64,7 +73,7 @@ impl Show {
         }
         let mut bar = self.bar.borrow_mut();
         if bar.as_ref().is_none_or(|(shown, _)| *shown != stage) {
-            *bar = Some((stage, new_bar(stage, total)));
+            *bar = Some((stage, new_bar(stage, unit, total)));
         }
         if let Some((_, bar)) = &*bar {
             bar.set_length(total);
@@ -104,9 +113,12 @@ pub fn note_failure(shown: Result<()>, failure: &mut Option<Error>) -> ControlFl
     }
 }
 
-fn new_bar(stage: &'static str, total: u64) -> ProgressBar {
+fn new_bar(stage: &'static str, unit: Unit, total: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-    let counts = if stage == "prefill" { "{pos}/{len} tokens" } else { "{bytes}/{total_bytes}" };
+    let counts = match unit {
+        Unit::Bytes => "{bytes}/{total_bytes}".to_owned(),
+        Unit::Things(name) => format!("{{pos}}/{{len}} {name}"),
+    };
     let template = format!("{{msg:>8}} [{{bar:32}}] {counts} {{eta}}");
     if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style.progress_chars("=> "));

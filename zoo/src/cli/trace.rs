@@ -3,7 +3,7 @@
 use super::{
     ModelArguments,
     folder::{Folder, unwritten},
-    show::Show,
+    show::{Show, Unit},
 };
 use crate::{Error, Result};
 use framework::{Array, Dtype, math, tap, weights::Pattern};
@@ -58,7 +58,7 @@ fn write_all(seen: &[(String, Array)], out: &Path, show: &Show) -> Result<Vec<Va
         *nth += 1;
         write(&out.join(&file), x)?;
         index.push(json!({"path": path, "file": file, "shape": x.shape(), "dtype": format!("{:?}", x.dtype())}));
-        show.progress("write", done as u64 + 1, seen.len() as u64)?;
+        show.progress("write", Unit::Things("tensors"), done as u64 + 1, seen.len() as u64)?;
     }
     Ok(index)
 }

@@ -5,6 +5,7 @@ mod python;
 use crate::{
     Error, Result,
     cache::{Cache, has_size_of, unusable},
+    error::go_on,
     published::{Pip, Published, Source, find},
 };
 use python::Python;
@@ -151,10 +152,7 @@ impl Fetch<'_> {
 const BLOCK: usize = 1 << 20;
 
 fn tell(observer: &mut Observer<'_>, event: Event<'_>) -> Result<()> {
-    match observer(event) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(Error::Cancelled),
-    }
+    go_on(observer(event))
 }
 
 /// Whether the file is here with the size and the checksum of its row.

@@ -10,7 +10,9 @@ pub use transformer::{FluxInput, FluxTransformer};
 
 use crate::{
     Arguments, Error, Outputs, Result,
+    arguments::forward_only,
     registry::{Family, Layout, json_config},
+    sizes::{heads, positive},
 };
 use framework::{
     Activation, AdaLnContinuous, AdaLnZero, Angle, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Array, Attention, Axes,
@@ -48,11 +50,15 @@ fn axes_dims_rope() -> Vec<i32> {
 
 impl FluxConfig {
     fn dim(&self) -> i32 {
-        self.num_attention_heads * self.attention_head_dim
+        self.num_attention_heads.saturating_mul(self.attention_head_dim)
     }
 
-    fn sizes(&self) -> Heads {
-        Heads { heads: self.num_attention_heads, kv_heads: self.num_attention_heads, head_dim: self.attention_head_dim }
+    fn out_channels(&self) -> i32 {
+        self.out_channels.unwrap_or(self.in_channels)
+    }
+
+    fn sizes(&self) -> framework::Result<Heads> {
+        heads("num_attention_heads", self.num_attention_heads, self.attention_head_dim)
     }
 
     fn rope(&self) -> Rope {
@@ -75,7 +81,7 @@ impl FluxConfig {
                 k_norm: self.head_norm(init)?,
                 position: AnyPosition::Rope(self.rope()),
                 sinks: None,
-                sizes: self.sizes(),
+                sizes: self.sizes()?,
                 score: Score::of(self.attention_head_dim),
             },
             norm2: AnyNorm::Layer(LayerNorm::plain(1e-6)),
@@ -94,7 +100,7 @@ impl FluxConfig {
             position: AnyPosition::Rope(self.rope()),
             proj_out: Linear::new(5 * dim, dim, true, init)?,
             modulation: AnyModulation::AdaLnZero(AdaLnZero::new(dim, dim, 1, init)?),
-            sizes: self.sizes(),
+            sizes: self.sizes()?,
             score: Score::of(self.attention_head_dim),
             activation: Activation::GeluTanh,
         })
@@ -111,8 +117,22 @@ impl Family for Flux {
     type Model = FluxTransformer;
 
     fn build(config: &FluxConfig, init: &mut Init) -> framework::Result<FluxTransformer> {
+        positive(&[
+            ("patch_size", config.patch_size),
+            ("in_channels", config.in_channels),
+            ("out_channels", config.out_channels()),
+            ("joint_attention_dim", config.joint_attention_dim),
+            ("pooled_projection_dim", config.pooled_projection_dim),
+        ])?;
+        config.sizes()?;
         let dim = config.dim();
-        if config.axes_dims_rope.iter().sum::<i32>() != config.attention_head_dim {
+        if dim.checked_mul(7).is_none() {
+            let problem = format!("a single block projects 7 times {dim} features, more than a matrix can have");
+            return Err(framework::Error::config("num_attention_heads", problem));
+        }
+        if config.axes_dims_rope.iter().map(|&dims| i64::from(dims)).sum::<i64>()
+            != i64::from(config.attention_head_dim)
+        {
             let problem =
                 format!("{:?} do not add up to a head of {}", config.axes_dims_rope, config.attention_head_dim);
             return Err(framework::Error::config("axes_dims_rope", problem));
@@ -126,7 +146,7 @@ impl Family for Flux {
         let transformer_blocks = (0..config.num_layers).map(|_| joint(init)).collect::<framework::Result<_>>()?;
         let single_transformer_blocks = (0..config.num_single_layers).map(|_| config.single(init));
         let single_transformer_blocks = single_transformer_blocks.collect::<framework::Result<_>>()?;
-        let patch = config.patch_size * config.patch_size;
+        let patch = config.patch_size.saturating_mul(config.patch_size);
         Ok(FluxTransformer {
             x_embedder: Linear::new(config.in_channels, dim, true, init)?,
             context_embedder: Linear::new(config.joint_attention_dim, dim, true, init)?,
@@ -141,7 +161,7 @@ impl Family for Flux {
             transformer_blocks,
             single_transformer_blocks,
             norm_out: AdaLnContinuous::new(dim, dim, 1e-6, init)?,
-            proj_out: Linear::new(dim, patch * config.out_channels.unwrap_or(config.in_channels), true, init)?,
+            proj_out: Linear::new(dim, patch.saturating_mul(config.out_channels()), true, init)?,
             rope: config.rope(),
         })
     }
@@ -154,14 +174,12 @@ impl Family for Flux {
     }
 
     fn call(model: &FluxTransformer, method: &str, arguments: &mut Arguments) -> Result<Outputs> {
-        if method != "forward" {
-            return Err(Error::argument("method", format!("`{method}` is not one of this model's: forward")));
-        }
+        forward_only(method)?;
         let [x, text, pooled, timestep] = ["hidden_states", "encoder_hidden_states", "pooled_projections", "timestep"]
             .map(|name| arguments.take(name));
         let guidance = arguments.take_optional("guidance");
-        let (text_positions, image_positions) =
-            (grid(&arguments.take("txt_ids")?)?, grid(&arguments.take("img_ids")?)?);
+        let text_angles = model.angles(&grid(&arguments.take("txt_ids")?)?)?;
+        let image_angles = model.angles(&grid(&arguments.take("img_ids")?)?)?;
         if !arguments.flag("return_dict", true)? {
             return Err(Error::argument("return_dict", "only true is answered"));
         }
@@ -171,8 +189,8 @@ impl Family for Flux {
             pooled_projections: &pooled?,
             timestep: &timestep?,
             guidance: guidance.as_ref(),
-            text_positions: &text_positions,
-            image_positions: &image_positions,
+            text_angles: &text_angles,
+            image_angles: &image_angles,
         })?;
         Ok(vec![("sample".into(), sample)])
     }
@@ -184,4 +202,38 @@ fn grid(ids: &Array) -> Result<Positions> {
     let by_axis = ids.transpose()?.as_dtype(Dtype::Float32)?;
     let values = math::read::<f32>(&by_axis)?.into_iter().map(f64::from).collect();
     Ok(Positions::new(values, axes, 1, length)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn sizes_that_cannot_be_are_refused_by_their_key() {
+        let fine = json!({
+            "patch_size": 1, "in_channels": 4, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 8,
+            "num_attention_heads": 2, "joint_attention_dim": 6, "pooled_projection_dim": 5, "guidance_embeds": false,
+            "axes_dims_rope": [2, 2, 4],
+        });
+        let build = |config| Flux::build(&serde_json::from_value(config).unwrap(), &mut Init::default());
+        assert!(build(fine.clone()).is_ok());
+        for (key, value) in [
+            ("patch_size", json!(0)),
+            ("in_channels", json!(-4)),
+            ("out_channels", json!(0)),
+            ("joint_attention_dim", json!(0)),
+            ("pooled_projection_dim", json!(-1)),
+            ("num_attention_heads", json!(0)),
+            ("num_attention_heads", json!(1 << 28)),
+            ("num_attention_heads", json!(i32::MAX)),
+            ("axes_dims_rope", json!([2, 2, 2])),
+            ("axes_dims_rope", json!([i32::MAX, i32::MAX, 10])),
+        ] {
+            let mut config = fine.clone();
+            config[key] = value.clone();
+            let error = build(config).map(drop).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{key}`")), "{key} {value}: {error}");
+        }
+    }
 }

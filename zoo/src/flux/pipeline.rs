@@ -5,18 +5,19 @@ use crate::{
     Error, OpenOptions, Result,
     autoencoder_kl::AutoencoderKl,
     clip::{Clip, ClipText},
+    error::go_on,
     stage::Stage,
     t5::{T5, T5Encoder},
-    text::{Tokenizer, padded},
+    text::{Tokenizer, padded, read_json},
 };
 use framework::{
-    Array, Dtype, Positions, Ratio, Tiling, math,
+    Angles, Array, Dtype, Positions, Ratio, Tiling, math,
     sample::{Flow, Method, Noising, Prediction, Resolution, Rng, Schedule, Shift},
     vae::Gaussian,
 };
 use mlx_rs::ops;
-use serde::Deserialize;
-use std::{cell::RefCell, fs, ops::ControlFlow, path::Path};
+use serde::{Deserialize, de::DeserializeOwned};
+use std::{cell::RefCell, ops::ControlFlow, path::Path};
 
 /// Pixels that a packed latent stands for, along each axis: the autoencoder's 8, times 2.
 const PATCH: i32 = 16;
@@ -131,6 +132,10 @@ impl ImageRequest {
             let fits = pixels > 0 && pixels % PATCH == 0;
             check(fits, name, format!("{pixels} is not a multiple of {PATCH} above 0"))?;
         }
+        let bytes = i64::from(self.width) * i64::from(self.height) * 3;
+        let problem =
+            format!("{} x {} pixels are more than {} bytes, the most of a picture", self.width, self.height, i32::MAX);
+        check(bytes <= i32::MAX.into(), "width", problem)?;
         check(self.steps > 0, "steps", "0 steps leave noise; ask for at least 1".into())?;
         self.sampler.validate()?;
         check(self.guidance.is_finite(), "guidance", format!("{} is not a number", self.guidance))?;
@@ -229,7 +234,7 @@ impl FluxPipeline {
             vae: Stage::new(path, "vae", options, keep)?.0,
             tokenizer: Prompts::open(&path.join("tokenizer"))?,
             tokenizer_2: Prompts::open(&path.join("tokenizer_2"))?,
-            scheduler: read_json(&path.join("scheduler/scheduler_config.json"))?,
+            scheduler: required(&path.join("scheduler/scheduler_config.json"))?,
             guided: built.is_guided(),
             channels: built.channels(),
             dtype: options.dtype,
@@ -366,18 +371,14 @@ impl FluxPipeline {
             let ratio = Ratio::Up(vae.factor());
             let total = tiling.count(&z, &[1, 2], ratio)?;
             let mut done = 0;
-            let mut stopped = false;
             let image = tiling.run(&z, &[1, 2], ratio, &mut |tile| {
                 let image = vae.decode(tile)?;
                 image.eval()?;
                 done += 1;
-                stopped = told(tell, ImageEvent::Tile { done, total }).is_err();
-                if stopped { Err(framework::Error::Cancelled) } else { Ok(image) }
-            });
-            let image = match image {
-                Err(_) if stopped => return Err(Error::Cancelled),
-                image => image?.as_dtype(Dtype::Float32)?,
-            };
+                let flow = tell.borrow_mut()(ImageEvent::Tile { done, total });
+                if flow.is_break() { Err(framework::Error::Cancelled) } else { Ok(image) }
+            })?;
+            let image = image.as_dtype(Dtype::Float32)?;
             finite(&image, "decoding")?;
             let unit = math::offset(&math::scaled(&image, 0.5)?, 0.5)?;
             let bytes = math::scaled(&ops::clip(&unit, (0.0, 1.0))?, 255.0)?.round(None)?.as_dtype(Dtype::Uint8)?;
@@ -391,10 +392,7 @@ impl FluxPipeline {
 type Tell<'a, 'b> = RefCell<&'a mut (dyn FnMut(ImageEvent<'_>) -> ControlFlow<()> + 'b)>;
 
 fn told(tell: &Tell<'_, '_>, event: ImageEvent<'_>) -> Result<()> {
-    match tell.borrow_mut()(event) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(Error::Cancelled),
-    }
+    go_on(tell.borrow_mut()(event))
 }
 
 /// Tells of the loading of a component.
@@ -408,8 +406,8 @@ struct Scene<'a> {
     texts: &'a Texts,
     guidance: Option<Array>,
     true_guidance: f64,
-    text_positions: Positions,
-    image_positions: Positions,
+    text_angles: Angles,
+    image_angles: Angles,
     batch: usize,
     dtype: Dtype,
 }
@@ -430,8 +428,8 @@ impl<'a> Scene<'a> {
             texts,
             guidance: guidance.map(|values| math::array(&values, &[batch as i32])).transpose()?,
             true_guidance: request.true_guidance,
-            text_positions: Positions::new(vec![0.0; 3 * text], 3, 1, text)?,
-            image_positions: image_positions(rows, columns)?,
+            text_angles: transformer.angles(&Positions::new(vec![0.0; 3 * text], 3, 1, text)?)?,
+            image_angles: transformer.angles(&image_positions(rows, columns)?)?,
             batch,
             dtype: pipeline.dtype,
         })
@@ -455,8 +453,8 @@ impl<'a> Scene<'a> {
             pooled_projections: &text.pooled,
             timestep: &timestep,
             guidance: self.guidance.as_ref(),
-            text_positions: &self.text_positions,
-            image_positions: &self.image_positions,
+            text_angles: &self.text_angles,
+            image_angles: &self.image_angles,
         })?;
         Ok(velocity.as_dtype(Dtype::Float32)?)
     }
@@ -466,20 +464,12 @@ impl Prompts {
     fn open(folder: &Path) -> Result<Self> {
         #[derive(Deserialize)]
         struct Described {
-            pad_token: Named,
             model_max_length: usize,
         }
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Named {
-            Text(String),
-            Token { content: String },
-        }
-        let Described { pad_token: Named::Text(pad) | Named::Token { content: pad }, model_max_length } =
-            read_json(&folder.join("tokenizer_config.json"))?;
+        let Described { model_max_length } = required(&folder.join("tokenizer_config.json"))?;
         let tokenizer = Tokenizer::from_snapshot(folder)?;
-        let unknown = || Error::file(folder, format!("the padding `{pad}` is not among its tokens"));
-        let pad = tokenizer.id(&pad).ok_or_else(unknown)?;
+        let none = || Error::file(folder, "its `pad_token` is missing, or not among its tokens");
+        let pad = tokenizer.pad().ok_or_else(none)?;
         Ok(Self { tokenizer, pad, longest: model_max_length })
     }
 
@@ -526,9 +516,8 @@ fn finite(x: &Array, stage: &str) -> Result<()> {
     Err(framework::Error::NotFinite { stage: stage.into() }.into())
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read(path).map_err(|error| Error::file(path, error.to_string()))?;
-    serde_json::from_slice(&text).map_err(|error| Error::file(path, error.to_string()))
+fn required<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    read_json(path)?.ok_or_else(|| Error::file(path, "no such file; fetch the whole snapshot"))
 }
 
 #[cfg(test)]
@@ -556,6 +545,7 @@ mod tests {
         for (request, name) in [
             (ImageRequest::default(), "prompts"),
             (ImageRequest { width: 1000, ..fine() }, "width"),
+            (ImageRequest { width: 1 << 20, height: 1 << 20, ..fine() }, "width"),
             (ImageRequest { height: 0, ..fine() }, "height"),
             (ImageRequest { height: -16, ..fine() }, "height"),
             (ImageRequest { steps: 0, ..fine() }, "steps"),

@@ -1,8 +1,8 @@
 //! The wiring of FLUX.1's transformer.
 
 use framework::{
-    AdaLnContinuous, Array, At, Error, Ffn, Joined, Joint, Linear, Lowered, Mlp, Positions, Result, Rope, Single,
-    Stream, TimestepEmbedding, call, math, module, tap, within,
+    AdaLnContinuous, Angles, Array, At, Error, Ffn, Joined, Joint, Linear, Lowered, Mlp, Positions, Result, Rope,
+    Single, Stream, TimestepEmbedding, call, math, module, tap, within,
 };
 
 /// A flow transformer over packed latents and text (<https://arxiv.org/abs/2403.03206>): joint blocks with a stream for
@@ -55,10 +55,10 @@ pub struct FluxInput<'a> {
     pub timestep: &'a Array,
     /// The distilled guidance `[B]`; needed by the models that were distilled with it.
     pub guidance: Option<&'a Array>,
-    /// Where the text tokens stand: axes × T.
-    pub text_positions: &'a Positions,
-    /// Where the latents stand: axes × L.
-    pub image_positions: &'a Positions,
+    /// Where the T text tokens stand; see [`FluxTransformer::angles`].
+    pub text_angles: &'a Angles,
+    /// Where the L latents stand.
+    pub image_angles: &'a Angles,
 }
 
 impl FluxTransformer {
@@ -70,6 +70,14 @@ impl FluxTransformer {
     /// Whether the model was distilled with a guidance, and needs one.
     pub fn is_guided(&self) -> bool {
         self.time_text_embed.guidance_embedder.is_some()
+    }
+
+    /// What positions, axes × length, are to the rope: the same at every step, so it is computed once.
+    ///
+    /// # Errors
+    /// When there are fewer axes than the rope has.
+    pub fn angles(&self, positions: &Positions) -> Result<Angles> {
+        self.rope.angles(positions)
     }
 
     /// The velocity `[B, L, out]`.
@@ -89,18 +97,16 @@ impl FluxTransformer {
         let cond = math::silu(&vector)?;
         let mut text = call!(self.context_embedder.forward(input.encoder_hidden_states))?;
 
-        let angles = [input.text_positions, input.image_positions].map(|positions| self.rope.angles(positions));
-        let [text_angles, image_angles] = angles;
-        let (text_angles, image_angles) = (text_angles?, image_angles?);
+        let &FluxInput { text_angles, image_angles, .. } = input;
         let at = |angles| At { angles: Some(angles), mask: &Lowered::None, cond: Some(&cond) };
         for i in 0..self.transformer_blocks.len() {
-            let streams = [Stream { x: &text, at: at(&text_angles) }, Stream { x: &image, at: at(&image_angles) }];
+            let streams = [Stream { x: &text, at: at(text_angles) }, Stream { x: &image, at: at(image_angles) }];
             let pair = call!(self.transformer_blocks[i].forward(&streams, &Lowered::None))?;
             [text, image] = pair.try_into().map_err(|_| Error::argument("streams", "two go in, two come out"))?;
         }
 
         let [_, first, _] = math::shape(&text)?;
-        let all_angles = text_angles.then(&image_angles)?;
+        let all_angles = text_angles.then(image_angles)?;
         let mut tokens = mlx_rs::ops::concatenate(&[text, image], 1)?;
         for (i, block) in self.single_transformer_blocks.iter().enumerate() {
             let offered = |tokens| tap::offer(Joined { tokens, first }).tokens;

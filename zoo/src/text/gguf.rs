@@ -110,6 +110,7 @@ impl TryFrom<GgufTokenizer> for Tokenizer {
             prefix: around(gguf.add_bos.unwrap_or(add_bos), gguf.bos),
             suffix: around(gguf.add_eos.unwrap_or(false), gguf.eos),
             bos: gguf.bos,
+            pad: gguf.pad,
             eos: gguf.ends(),
             template: gguf.template(),
         }

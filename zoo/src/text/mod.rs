@@ -21,6 +21,7 @@ mod tokenizer;
 
 pub use gguf::GgufTokenizer;
 pub use padded::padded;
+pub(crate) use snapshot::read as read_json;
 pub use stop::Stop;
 pub use stream::Stream;
 pub use template::{ChatTemplate, Message};

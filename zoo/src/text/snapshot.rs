@@ -64,11 +64,11 @@ impl Tokenizer {
         guard(|| tokenizer.add_tokens(added)).map_err(|error| Error::file(&path, error.to_string()))?;
 
         let id = |name: &str| special.get(name).and_then(|token| tokenizer.token_to_id(token));
-        let (bos, eos) = (id("bos_token"), id("eos_token"));
+        let [bos, eos, pad] = ["bos_token", "eos_token", "pad_token"].map(id);
         let mut ends = end_ids(directory)?;
         ends.extend(eos);
         let template = template(directory, &config, &special)?;
-        Ok(Parts { tokenizer, prefix: Vec::new(), suffix: Vec::new(), bos, eos: ends, template }.into())
+        Ok(Parts { tokenizer, prefix: Vec::new(), suffix: Vec::new(), bos, pad, eos: ends, template }.into())
     }
 }
 
@@ -115,7 +115,7 @@ fn not_json(error: &serde_json::Error) -> String {
 }
 
 /// Reads a JSON file, if there is one.
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let Some(text) = text(path)? else { return Ok(None) };
     let value = serde_json::from_str(&text).map_err(|error| Error::file(path, not_json(&error)))?;
     Ok(Some(value))

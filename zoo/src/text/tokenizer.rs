@@ -29,6 +29,7 @@ pub(super) struct Parts {
     pub prefix: Vec<u32>,
     pub suffix: Vec<u32>,
     pub bos: Option<u32>,
+    pub pad: Option<u32>,
     pub eos: BTreeSet<u32>,
     pub template: Option<ChatTemplate>,
 }
@@ -90,6 +91,11 @@ impl Tokenizer {
     /// The id that begins a text.
     pub fn bos(&self) -> Option<u32> {
         self.0.bos
+    }
+
+    /// The id that fills a text up to a length.
+    pub fn pad(&self) -> Option<u32> {
+        self.0.pad
     }
 
     /// Number of tokens, added ones included. The model's embedding may be larger.

@@ -1,7 +1,7 @@
 //! Attention: one struct for every model, one function for every score.
 
 use crate::{
-    AnyNorm, AnyPosition, Init, KvCache, Linear, Lowered, Module, Norm, Param, Position, Result, call, math,
+    AnyNorm, AnyPosition, Init, KvCache, Linear, Lowered, Module, Norm, Param, Position, Result, call, math, memory,
     position::Angles, tap,
 };
 use mlx_rs::{Array, fast, ops};
@@ -240,15 +240,62 @@ impl Score {
 pub fn attend(q: &Array, k: &Array, v: &Array, mask: &Lowered, score: &Score, sinks: Option<&Array>) -> Result<Array> {
     let [q, k, v] = [q, k, v].map(|x| x.transpose_axes(&[0, 2, 1, 3]));
     let (q, k, v) = (q?, k?, v?);
-    let y = match score.softcap {
-        None => {
-            let sinks = sinks.map(|sinks| sinks.as_dtype(q.dtype())).transpose()?;
-            fast::scaled_dot_product_attention(&q, &k, &v, score.scale, mask.for_sdpa(), sinks.as_ref())?
-        }
-        Some(cap) => bounded(&q, &k, &v, mask, score.scale, cap, sinks)?,
-    };
+    let y = by_rows(&q, &k, &v, mask, score, sinks, rows_at_once(&q, &k)?)?;
     let [batch, _, length, _] = math::shape(&y)?;
     Ok(y.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, length, -1])?)
+}
+
+/// Scores that are held at once where no fused kernel spares them: 1 GiB in f32.
+const SCORES: i64 = 1 << 28;
+/// The largest head that MLX's fused kernels take.
+const FUSED_HEAD: i32 = 256;
+
+/// How many queries are answered at once; heads first.
+fn rows_at_once(q: &Array, k: &Array) -> Result<i32> {
+    let [batch, heads, queries, dim] = math::shape(q)?;
+    let [_, _, keys, _] = math::shape(k)?;
+    let row = i64::from(batch).saturating_mul(heads.into()).saturating_mul(keys.into());
+    let all = row.saturating_mul(queries.into()) <= SCORES;
+    if all || dim <= FUSED_HEAD && !memory::is_on_cpu()? {
+        return Ok(queries);
+    }
+    Ok((SCORES / row.max(1)).clamp(1, queries.into()) as i32)
+}
+
+/// Attention of so many queries after the other, which bounds the memory of their scores; heads first.
+fn by_rows(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    mask: &Lowered,
+    score: &Score,
+    sinks: Option<&Array>,
+    rows: i32,
+) -> Result<Array> {
+    let [_, _, queries, _] = math::shape(q)?;
+    if queries <= rows {
+        return whole(q, k, v, mask, score, sinks);
+    }
+    let [_, _, keys, _] = math::shape(k)?;
+    let mut parts = Vec::new();
+    for start in (0..queries).step_by(rows.max(1) as usize) {
+        let end = (start + rows).min(queries);
+        let (mask, seen) = mask.rows(start..end, queries, keys)?;
+        let [k, v] = [k, v].map(|x| math::slice(x, 2, 0, seen));
+        parts.push(whole(&math::slice(q, 2, start, end)?, &k?, &v?, &mask, score, sinks)?);
+    }
+    Ok(ops::concatenate(&parts, 2)?)
+}
+
+/// Attention of all queries at once; heads first.
+fn whole(q: &Array, k: &Array, v: &Array, mask: &Lowered, score: &Score, sinks: Option<&Array>) -> Result<Array> {
+    match score.softcap {
+        None => {
+            let sinks = sinks.map(|sinks| sinks.as_dtype(q.dtype())).transpose()?;
+            Ok(fast::scaled_dot_product_attention(q, k, v, score.scale, mask.for_sdpa(), sinks.as_ref())?)
+        }
+        Some(cap) => bounded(q, k, v, mask, score.scale, cap, sinks),
+    }
 }
 
 /// The same with bounded scores, which MLX's fused kernels do not have; heads first.
@@ -314,6 +361,33 @@ mod tests {
                 assert!(difference(&free, &capped) < 1e-5);
             }
         }
+    }
+
+    #[test]
+    fn queries_are_answered_a_few_at_a_time() {
+        let [q, k, v] = qkv(6, 2).map(|x| x.transpose_axes(&[0, 2, 1, 3]).unwrap());
+        let sinks = Init::default().normal(&[6], 1.0).unwrap().get();
+        let padding = math::array(&[true, true, false, true, true, true, true, true, true, false], &[2, 5]).unwrap();
+        let masks = [Mask::none(), Mask::causal(), Mask::sliding(2), Mask::none().keys(padding)];
+        for mask in masks.map(|mask| mask.lower(3, 5, Dtype::Float32).unwrap()) {
+            for softcap in [None, Some(2.0)] {
+                let score = Score { softcap, ..Score::of(8) };
+                let rows = |rows| by_rows(&q, &k, &v, &mask, &score, Some(&sinks), rows).unwrap();
+                for few in [1, 2] {
+                    assert!(difference(&rows(few), &rows(3)) < 1e-6, "{mask:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scores_are_bounded_where_they_are_held() {
+        let of = |queries, keys, dim| {
+            let x = |length| Array::zeros::<f32>(&[2, 4, length, dim]).unwrap();
+            rows_at_once(&x(queries), &x(keys)).unwrap()
+        };
+        assert_eq!(of(100, 1000, 8), 100);
+        assert_eq!(of(65536, 65536, 512), 512);
     }
 
     #[test]

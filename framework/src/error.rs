@@ -107,6 +107,8 @@ impl Error {
         let prefix = prefix.join(".");
         match self {
             Self::At { path, source } => Self::At { path: format!("{prefix}.{path}"), source },
+            // Stopping has no place.
+            Self::Cancelled => self,
             other => Self::At { path: prefix, source: Box::new(other) },
         }
     }

@@ -32,6 +32,7 @@ mod joint;
 mod linear;
 mod mask;
 pub mod math;
+pub mod memory;
 mod modulation;
 mod module;
 mod norm;

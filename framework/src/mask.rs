@@ -2,6 +2,7 @@
 
 use crate::{Error, Result, math};
 use mlx_rs::{Array, Dtype, fast::ScaledDotProductAttentionMask, ops};
+use std::ops::Range;
 
 /// What a call allows its queries to see: the conjunction of the parts that are set, plus a bias.
 ///
@@ -118,6 +119,20 @@ impl Lowered {
             Self::None => None,
             Self::Causal => Some(ScaledDotProductAttentionMask::Causal),
             Self::Additive(mask) => Some(ScaledDotProductAttentionMask::Array(mask)),
+        }
+    }
+
+    /// The mask of some of the L queries, and how many of the S keys they see at most.
+    pub(crate) fn rows(&self, rows: Range<i32>, queries: i32, keys: i32) -> Result<(Self, i32)> {
+        match self {
+            Self::None => Ok((Self::None, keys)),
+            Self::Causal => Ok((Self::Causal, keys - queries + rows.end)),
+            Self::Additive(mask) => match mask.shape() {
+                [.., height, _] if *height == queries => {
+                    Ok((Self::Additive(math::slice(mask, -2, rows.start, rows.end)?), keys))
+                }
+                _ => Ok((self.clone(), keys)),
+            },
         }
     }
 

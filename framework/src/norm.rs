@@ -1,7 +1,7 @@
 //! Normalisation: RMSNorm, LayerNorm, GroupNorm.
 
-use crate::{Error, Init, Module, Param, Result, math};
-use mlx_rs::{Array, fast};
+use crate::{Error, Init, Module, Param, Result, math, tap};
+use mlx_rs::{Array, Dtype, fast};
 
 /// The role of a norm in a block: keeps the shape and the dtype of `x`.
 pub trait Norm: Module {
@@ -75,7 +75,8 @@ impl Norm for LayerNorm {
 
 /// LayerNorm over a group of channels and all positions at once (<https://arxiv.org/abs/1803.08494>).
 ///
-/// Channels last: `x` is `[B, …, C]` with any number of spatial axes.
+/// Channels last: `x` is `[B, …, C]` with any number of spatial axes. Whoever watches sees `input`, `[B, …, G, C / G]`, and
+/// may answer with the means and the variances of an image that `x` is a part of, `[2, B, G]`.
 #[derive(Debug)]
 pub struct GroupNorm {
     /// `[C]`.
@@ -101,13 +102,21 @@ impl GroupNorm {
 impl Norm for GroupNorm {
     fn forward(&self, x: &Array) -> Result<Array> {
         let shape = x.shape().to_vec();
-        let &[batch, .., channels] = &shape[..] else {
+        let &[batch, ref spatial @ .., channels] = &shape[..] else {
             return Err(Error::argument("x", format!("shape {shape:?} where [B, …, C] is normalised")));
         };
-        let by_group = x.reshape(&[batch, -1, self.groups, channels / self.groups])?.transpose_axes(&[0, 2, 1, 3])?;
-        let flat = by_group.reshape(&[batch, self.groups, -1])?;
-        let normal = fast::layer_norm(&flat, None, None, self.eps)?.reshape(by_group.shape())?;
-        let mut y = normal.transpose_axes(&[0, 2, 1, 3])?.reshape(&shape)?;
+        let by_group = x.reshape(&[&[batch], spatial, &[self.groups, channels / self.groups]].concat())?;
+        let positions = by_group.reshape(&[batch, -1, self.groups, channels / self.groups])?;
+        let normal = match tap::ask("input", &by_group) {
+            Some(moments) => standardised(&positions, &moments, self.eps)?,
+            None => {
+                let groups = positions.transpose_axes(&[0, 2, 1, 3])?;
+                let flat = groups.reshape(&[batch, self.groups, -1])?;
+                let normal = fast::layer_norm(&flat, None, None, self.eps)?.reshape(groups.shape())?;
+                normal.transpose_axes(&[0, 2, 1, 3])?
+            }
+        };
+        let mut y = normal.reshape(&shape)?;
         if let Some(weight) = &self.weight {
             y = math::multiply(&y, &weight.get())?;
         }
@@ -116,6 +125,16 @@ impl Norm for GroupNorm {
         }
         Ok(y)
     }
+}
+
+/// `(x − mean) / √(var + ε)` of `x` `[B, P, G, C / G]` with the moments `[2, B, G]`.
+fn standardised(x: &Array, moments: &Array, eps: f32) -> Result<Array> {
+    let [_, batch, groups] = math::shape(moments)?;
+    let moment =
+        |index| -> Result<Array> { Ok(math::slice(moments, 0, index, index + 1)?.reshape(&[batch, 1, groups, 1])?) };
+    let deviation = math::offset(&moment(1)?, eps.into())?.sqrt()?;
+    let normal = math::divide(&math::subtract(&x.as_dtype(Dtype::Float32)?, &moment(0)?)?, &deviation)?;
+    Ok(normal.as_dtype(x.dtype())?)
 }
 
 /// A norm chosen by a config.
@@ -170,7 +189,6 @@ impl Module for AnyNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mlx_rs::Dtype;
 
     #[test]
     fn every_norm_keeps_shape_and_dtype() {

@@ -293,10 +293,14 @@ impl<N: Norm> Module for Up<N> {
 impl<N: Norm> Up<N> {
     /// `[B, spatial…, in]` → `[B, twice spatial…, out]`; the time embedding is `[B, T]`.
     pub fn forward(&self, x: &Array, time: Option<&Array>) -> Result<Array> {
-        let x = self.layers.forward(x, time)?;
+        self.upsampled(&self.layers.forward(x, time)?)
+    }
+
+    /// What the stage does after its layers.
+    pub(crate) fn upsampled(&self, x: &Array) -> Result<Array> {
         match &self.upsample {
-            Some(upsample) => call!(upsample.forward(&x)),
-            None => Ok(x),
+            Some(upsample) => call!(upsample.forward(x)),
+            None => Ok(x.clone()),
         }
     }
 }

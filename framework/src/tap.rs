@@ -87,23 +87,48 @@ pub fn enter(segments: &[&dyn Display]) -> Scope {
     Scope(segments.len())
 }
 
+/// The sink while it is called: meanwhile there is no tap.
+struct Watching {
+    sink: *mut Sink<'static>,
+    path: String,
+}
+
+impl Watching {
+    fn begin() -> Option<Self> {
+        if !ACTIVE.get() {
+            return None;
+        }
+        let sink = SINK.replace(None)?;
+        ACTIVE.set(false);
+        Some(Self { sink, path: PATH.with_borrow(|path| path.join(".")) })
+    }
+
+    fn call(&mut self, suffix: &str, array: &Array) -> Option<Array> {
+        // SAFETY: see `with`; the sink was taken out of the thread-local in `begin`.
+        unsafe { (*self.sink)(&format!("{}{suffix}", self.path), array) }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        SINK.set(Some(self.sink));
+        ACTIVE.set(true);
+    }
+}
+
 /// Offers a value under the current path, and returns it or its replacement.
 pub fn offer<T: Observed>(value: T) -> T {
-    if !ACTIVE.get() {
-        return value;
+    match Watching::begin() {
+        Some(mut watching) => value.observe(&mut |suffix, array| watching.call(suffix, &array).unwrap_or(array)),
+        None => value,
     }
-    let Some(sink) = SINK.replace(None) else {
-        return value;
-    };
-    ACTIVE.set(false);
-    let path = PATH.with_borrow(|path| path.join("."));
-    let observed = value.observe(&mut |suffix, array| {
-        // SAFETY: see `with`; the sink was taken out of the thread-local above.
-        unsafe { (*sink)(&format!("{path}{suffix}"), &array) }.unwrap_or(array)
-    });
-    SINK.set(Some(sink));
-    ACTIVE.set(true);
-    observed
+}
+
+/// Shows what a part is about to compute from, under a name below the current path. Whoever watches may answer with what
+/// the part would compute first; the part says what that is.
+pub fn ask(name: &str, x: &Array) -> Option<Array> {
+    let _scope = enter(&[&name]);
+    Watching::begin()?.call("", x)
 }
 
 /// Offers a value that no part of its own computes, under a name below the current path.

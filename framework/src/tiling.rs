@@ -1,5 +1,7 @@
 //! Images of any size through a network of bounded memory: tile by tile, with seams that blend.
 
+mod pooled;
+
 use crate::{Error, Result, math};
 use mlx_rs::{Array, ops};
 

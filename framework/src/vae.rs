@@ -1,5 +1,9 @@
 //! Autoencoders into a latent space (<https://arxiv.org/abs/1312.6114>, as in <https://arxiv.org/abs/2112.10752>).
 
+mod tiled;
+
+pub use tiled::Told;
+
 use crate::{
     AnyNorm, Conv, Down, Downsample, Error, Init, Layers, Norm, Pad, Result, Style, Up, Upsample, Window, call, math,
 };
@@ -92,8 +96,13 @@ impl<N: Norm> Encoder<N> {
         for i in 0..self.down_blocks.len() {
             x = call!(self.down_blocks[i].forward(&x, None))?;
         }
-        x = call!(self.mid_block.forward(&x, None))?;
-        x = self.style.activation.forward(&call!(self.conv_norm_out.forward(&x))?)?;
+        self.finish(&x)
+    }
+
+    /// What follows the stages.
+    fn finish(&self, x: &Array) -> Result<Array> {
+        let x = call!(self.mid_block.forward(x, None))?;
+        let x = self.style.activation.forward(&call!(self.conv_norm_out.forward(&x))?)?;
         call!(self.conv_out.forward(&x))
     }
 }
@@ -148,12 +157,22 @@ impl Decoder {
 impl<N: Norm> Decoder<N> {
     /// `[B, h, w, in]` → `[B, 2ⁿ h, 2ⁿ w, out]` after n + 1 stages.
     pub fn forward(&self, z: &Array) -> Result<Array> {
-        let mut x = call!(self.conv_in.forward(z))?;
-        x = call!(self.mid_block.forward(&x, None))?;
+        let mut x = self.lowest(z)?;
         for i in 0..self.up_blocks.len() {
             x = call!(self.up_blocks[i].forward(&x, None))?;
         }
-        x = self.style.activation.forward(&call!(self.conv_norm_out.forward(&x))?)?;
+        self.finish(&x)
+    }
+
+    /// What precedes the stages.
+    fn lowest(&self, z: &Array) -> Result<Array> {
+        let x = call!(self.conv_in.forward(z))?;
+        call!(self.mid_block.forward(&x, None))
+    }
+
+    /// What follows them.
+    fn finish(&self, x: &Array) -> Result<Array> {
+        let x = self.style.activation.forward(&call!(self.conv_norm_out.forward(x))?)?;
         call!(self.conv_out.forward(&x))
     }
 }
@@ -263,17 +282,21 @@ mod tests {
     use super::*;
     use crate::{Activation, params};
 
-    fn stages() -> Stages {
+    pub(super) fn stages() -> Stages {
         let style = Style { rank: 2, groups: 2, eps: 1e-6, activation: Activation::Silu };
         Stages { channels: vec![4, 6], attention: vec![false, true], blocks: 1, mid_attention: false, style }
     }
 
     fn vae(quant: bool) -> KlVae {
-        let (stages, mut init) = (stages(), Init::default());
+        of(&stages(), quant)
+    }
+
+    pub(super) fn of(stages: &Stages, quant: bool) -> KlVae {
+        let mut init = Init::default();
         let conv = |channels, init: &mut Init| Conv::new(channels, channels, &[Window::same(1); 2], init).unwrap();
         KlVae {
-            encoder: Encoder::new(3, 8, &stages, &mut init).unwrap(),
-            decoder: Decoder::new(4, 3, &stages, &mut init).unwrap(),
+            encoder: Encoder::new(3, 8, stages, &mut init).unwrap(),
+            decoder: Decoder::new(4, 3, stages, &mut init).unwrap(),
             quant_conv: quant.then(|| conv(8, &mut init)),
             post_quant_conv: quant.then(|| conv(4, &mut init)),
             latents: LatentSpace { shift: vec![0.1], scale: vec![0.5] },

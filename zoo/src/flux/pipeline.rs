@@ -5,13 +5,12 @@ use crate::{
     Error, OpenOptions, Result,
     autoencoder_kl::AutoencoderKl,
     clip::{Clip, ClipText},
-    error::go_on,
     stage::Stage,
     t5::{T5, T5Encoder},
     text::{Tokenizer, padded, read_json},
 };
 use framework::{
-    Angles, Array, Dtype, Positions, Ratio, Tiling, math,
+    Angles, Array, Dtype, Positions, math,
     sample::{Flow, Method, Noising, Prediction, Resolution, Rng, Schedule, Shift},
     vae::Gaussian,
 };
@@ -366,18 +365,16 @@ impl FluxPipeline {
         let z = unpacked(latents, request.latents())?.as_dtype(self.dtype)?;
         self.vae.with(&mut loading(tell), |vae| {
             let z = vae.latents.denormalise(&z)?;
-            let side = request.tile.unwrap_or(request.width.max(request.height));
-            let tiling = Tiling { tile: side, overlap: side / 4 / PATCH * PATCH };
-            let ratio = Ratio::Up(vae.factor());
-            let total = tiling.count(&z, &[1, 2], ratio)?;
-            let mut done = 0;
-            let image = tiling.run(&z, &[1, 2], ratio, &mut |tile| {
-                let image = vae.decode(tile)?;
-                image.eval()?;
-                done += 1;
-                let flow = tell.borrow_mut()(ImageEvent::Tile { done, total });
-                if flow.is_break() { Err(framework::Error::Cancelled) } else { Ok(image) }
-            })?;
+            let mut tile = |done, total| told(tell, ImageEvent::Tile { done, total });
+            let image = match request.tile {
+                Some(side) => vae.decode_tiled(&z, side, &mut tile)?,
+                None => {
+                    let image = vae.decode(&z)?;
+                    image.eval()?;
+                    tile(1, 1)?;
+                    image
+                }
+            };
             let image = image.as_dtype(Dtype::Float32)?;
             finite(&image, "decoding")?;
             let unit = math::offset(&math::scaled(&image, 0.5)?, 0.5)?;
@@ -391,8 +388,8 @@ impl FluxPipeline {
 /// Whoever watches, shared by the stages of one request.
 type Tell<'a, 'b> = RefCell<&'a mut (dyn FnMut(ImageEvent<'_>) -> ControlFlow<()> + 'b)>;
 
-fn told(tell: &Tell<'_, '_>, event: ImageEvent<'_>) -> Result<()> {
-    go_on(tell.borrow_mut()(event))
+fn told(tell: &Tell<'_, '_>, event: ImageEvent<'_>) -> framework::Result<()> {
+    if tell.borrow_mut()(event).is_break() { Err(framework::Error::Cancelled) } else { Ok(()) }
 }
 
 /// Tells of the loading of a component.

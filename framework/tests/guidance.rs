@@ -263,6 +263,32 @@ fn a_row_of_the_batch_does_not_depend_on_the_others() -> Result<()> {
     Ok(())
 }
 
+/// Where a condition of dual guidance is not evaluated, the result is what it would have been.
+#[test]
+fn what_is_not_evaluated_has_no_share() -> Result<()> {
+    let mut rng = Seeded::new(6)?;
+    let mut drawn = || rng.normal(&SHAPE, Dtype::Float32);
+    let (towards, middle, away) = (drawn()?, drawn()?, drawn()?);
+    for (scale, outer, conditions) in [(7.5, 1.0, 2), (3.0, 3.0, 2), (1.0, 1.0, 1)] {
+        let guided = |outer: f64| {
+            let mut guide =
+                Guide::new(Guidance { rule: Rule::Dual { scale, between: outer }, ..Guidance::default() }, 1);
+            let mut evaluate = |condition| {
+                Ok(match condition {
+                    Condition::Towards => towards.clone(),
+                    Condition::Between => middle.clone(),
+                    Condition::Away => away.clone(),
+                })
+            };
+            (guide.conditions(0).len(), guide.predict(0, &towards, &mut evaluate).unwrap())
+        };
+        let ((few, left_out), (all, near)) = (guided(outer), guided(outer + 1e-9));
+        assert_eq!((few, all), (conditions, 3));
+        assert!(between(&left_out, &near) < 1e-6);
+    }
+    Ok(())
+}
+
 #[test]
 fn predictions_that_do_not_fit_are_refused() -> Result<()> {
     let mut guide = Guide::new(Guidance::classifier_free(5.0), 4);

@@ -44,8 +44,8 @@ pub enum Rule {
         #[serde(default = "first_step")]
         zero_init_steps: usize,
     },
-    /// Two scales, `away + between (Between − away) + scale (towards − Between)`: InstructPix2Pix's for the picture and
-    /// for the text (<https://arxiv.org/abs/2211.09800>).
+    /// Two scales, s₁ `between` and s₂ `scale`: `away + s₁ (between − away) + s₂ (towards − between)`. InstructPix2Pix
+    /// has s₁ for the picture and s₂ for the text (<https://arxiv.org/abs/2211.09800>).
     Dual {
         /// How far from [`Condition::Between`] to towards, and beyond.
         scale: f64,

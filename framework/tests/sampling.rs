@@ -2,34 +2,21 @@
 //!
 //! `parity/reference/sampling.py` writes the goldens and says what is in them.
 
+mod goldens;
+
 use framework::sample::{
     AnySchedule, BetaKind, Betas, Bh, Clock, Curve, Discrete, Fixed, Flow, LogitNormal, Method, Noising, Prediction,
     Replay, Resolution, Rng, Schedule, Seeded, Shift, Spacing,
 };
 use framework::{Array, Dtype, Result, math};
-use mlx_rs::{ArrayElement, Device};
+use goldens::{Scalar, apart};
+use mlx_rs::Device;
 use num_traits::Float;
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
-use std::{fmt::Debug, path::PathBuf};
 
 const SHAPE: [i32; 3] = [1, 2, 3];
-
-/// How far from diffusers a value may be, of the largest in its row.
-const SINGLE: f64 = 1e-5;
-const DOUBLE: f64 = 1e-9;
-
-/// A scalar of the host that MLX has too.
-trait Scalar: Float + ArrayElement + Debug + 'static {
-    const TOLERANCE: f64;
-}
-impl Scalar for f32 {
-    const TOLERANCE: f64 = SINGLE;
-}
-impl Scalar for f64 {
-    const TOLERANCE: f64 = DOUBLE;
-}
 
 #[derive(Deserialize)]
 struct File {
@@ -60,11 +47,6 @@ struct Run {
     initial: Vec<f64>,
     #[serde(default)]
     latents: Vec<Vec<Option<f64>>>,
-}
-
-fn fixture(name: &str) -> String {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures/sampling");
-    std::fs::read_to_string(folder.join(name).with_extension("json")).unwrap()
 }
 
 impl Case {
@@ -152,14 +134,6 @@ impl Case {
     }
 }
 
-/// The largest difference, of the largest value; `None` of the reference is NaN, which nothing is compared with.
-fn apart<F: Float>(found: &[F], reference: &[Option<f64>]) -> f64 {
-    assert_eq!(found.len(), reference.len());
-    let peak = reference.iter().flatten().fold(f64::MIN_POSITIVE, |peak, value| peak.max(value.abs()));
-    let pairs = found.iter().zip(reference).filter_map(|(found, reference)| Some((found, (*reference)?)));
-    pairs.fold(0.0, |most, (found, reference)| most.max((found.to_f64().unwrap() - reference).abs() / peak))
-}
-
 /// A nonlinear model of `u` and σ, in operations that MLX does exactly in f64.
 fn model<F: Float>(u: &Array, sigma: F) -> Result<Array> {
     let tau = (sigma / (F::one() + sigma)).to_f64().unwrap();
@@ -170,7 +144,7 @@ fn model<F: Float>(u: &Array, sigma: F) -> Result<Array> {
 
 /// The noise of the goldens.
 fn noise() -> Vec<Array> {
-    let rows: Vec<Vec<f64>> = serde_json::from_str(&fixture("noise")).unwrap();
+    let rows: Vec<Vec<f64>> = goldens::read("noise");
     rows.iter().map(|row| math::array(row, &SHAPE).unwrap()).collect()
 }
 
@@ -232,7 +206,7 @@ fn compare_latents<F: Scalar>(file: &str, case: &Case, run: &Run) -> f64 {
 /// Compares the cases of a file in one precision; `slack` is what a case may be off beyond the tolerance.
 fn compare<F: Scalar>(file: &str, run: impl Fn(&Case) -> Option<&Run>, slack: impl Fn(&Case) -> f64) {
     Device::set_default(&Device::cpu());
-    let cases: File = serde_json::from_str(&fixture(file)).unwrap();
+    let cases: File = goldens::read(file);
     let mut far = Vec::new();
     let mut worst: f64 = 0.0;
     for case in &cases.cases {

@@ -60,6 +60,7 @@ from diffusers.schedulers.scheduling_dpmsolver_sde import DPMSolverSDEScheduler 
 
 if diffusers.__version__ != "0.42.1":
     raise SystemExit(f"diffusers {diffusers.__version__}, not 0.42.1")
+REFERENCE = {"package": "diffusers", "version": diffusers.__version__}
 
 
 def quantile(p: float, alpha: float, beta: float) -> float:
@@ -349,7 +350,6 @@ def main() -> None:
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    reference = {"package": "diffusers", "version": diffusers.__version__}
     write(out, "noise", NOISE)
     for name, cases in CASES.items():
         written = []
@@ -359,7 +359,7 @@ def main() -> None:
                 known["noising"] = case.get("noising", "additive")
                 runs = both(lambda wide: run(case["kind"], case["config"], steps, case, wide))
                 written.append({**known, "steps": steps, **runs})
-        write(out, name, {"reference": reference, "cases": written})
+        write(out, name, {"reference": REFERENCE, "cases": written})
     written = [
         {key: case[key] for key in ("name", "kind", "config")}
         | {"steps": steps}
@@ -373,7 +373,7 @@ def main() -> None:
             written.append({"name": name, "kind": "Ideogram4Pipeline", "steps": steps, "f32": levels})
         for name, twin in (("simple", simple), ("sgm_uniform", sgm_uniform)):
             written.append({"name": name, "kind": "NumPy twin", "steps": steps, "f64": rounded(twin(steps), True)})
-    write(out, "schedules", {"reference": reference, "cases": written})
+    write(out, "schedules", {"reference": REFERENCE, "cases": written})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 //!
 //! Diffusion and flow matching are three parts that do not know each other. A [`Schedule`] says which noise levels are
 //! visited, a [`Prediction`] turns the model's output into the clean sample, a [`Sampler`] moves from one level to the
-//! next. They share the meaning of `sigma` alone: [`Noising`].
+//! next. They share the meaning of `sigma` alone: [`Noising`]. A [`Guide`] stands before the model and makes several of
+//! its predictions one.
 //!
 //! ```
 //! use framework::sample::{Flow, Method, Noising, Prediction, Rng, Seeded, Shift};
@@ -22,6 +23,7 @@
 //! # Ok::<(), framework::Error>(())
 //! ```
 
+mod guidance;
 mod noising;
 mod prediction;
 mod real;
@@ -30,6 +32,7 @@ mod sampler;
 mod schedule;
 mod token;
 
+pub use guidance::{Anchor, Apg, Condition, Guidance, Guide, Rescale, Rule};
 pub use noising::Noising;
 pub use prediction::{Prediction, derivative};
 pub use rng::{Replay, Rng, Seeded};

@@ -1,5 +1,7 @@
 //! What can go wrong between a person's wish and a model's answer.
 
+use crate::doctor::Bytes;
+use framework::{Array, math};
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
@@ -77,6 +79,20 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<Error>,
     },
+    /// What would need more memory than there is; found before any weight is read.
+    #[error("`{component}` needs about {needed} to {task}, and {available} are free; {advice}")]
+    Memory {
+        /// The component whose part needs most.
+        component: &'static str,
+        /// What it does.
+        task: &'static str,
+        /// Bytes at once.
+        needed: Bytes,
+        /// Bytes that may be used.
+        available: Bytes,
+        /// What to change.
+        advice: &'static str,
+    },
     /// A program that this one needs failed.
     #[error("{program}: {problem}")]
     Program {
@@ -105,6 +121,14 @@ impl From<framework::Error> for Error {
             other => Self::Framework(other),
         }
     }
+}
+
+/// Checks the end of a stage.
+///
+/// # Errors
+/// When there is a NaN or an infinity.
+pub(crate) fn finite(x: &Array, stage: &str) -> Result<()> {
+    if math::is_finite(x)? { Ok(()) } else { Err(framework::Error::NotFinite { stage: stage.into() }.into()) }
 }
 
 /// What an observer's answer means for the work that it watches.

@@ -1,12 +1,17 @@
 //! The front door: from a name to a model that answers.
 
-use crate::{Checkpoint, LanguageModel, MODELS, OpenOptions, Result, cache, doctor, registry};
+use crate::{
+    Checkpoint, Error, Generator, LanguageModel, MODELS, OpenOptions, PIPELINES, Result, cache, doctor, published, registry,
+};
 use framework::{
-    Dtype, Embedding, Leaf, Linear, Weight,
+    Dtype, Embedding, Leaf, Linear, Module, Weight, memory,
     weights::{Header, Packed, Progress, Source, Stored, Tensors},
 };
 use mlx_rs::{Device, DeviceType};
-use std::{ops::ControlFlow, path::Path};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 /// What becomes of packed weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +41,48 @@ pub struct Open {
     pub dtype: Option<Dtype>,
 }
 
+/// Where the files of a model are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Files {
+    /// Where `zoo fetch` puts them.
+    #[default]
+    Cache,
+    /// A snapshot that was downloaded.
+    At(PathBuf),
+}
+
+impl<P: AsRef<Path>> From<P> for Files {
+    fn from(path: P) -> Self {
+        Self::At(path.as_ref().to_owned())
+    }
+}
+
+/// Opens a model that makes images, by its id (`zoo models` lists them) and the place of its files. Reads no weights: a
+/// request is checked and its memory planned before.
+///
+/// Nothing is downloaded: a model that is not on this machine is an error that says how to fetch it.
+///
+/// ```no_run
+/// use std::ops::ControlFlow;
+/// use zoo::{ImageEvent, ImageRequest};
+/// let model = zoo::open("flux.1-schnell", "FLUX.1-schnell")?;
+/// let request = ImageRequest { prompts: vec!["a red heart".into()], ..model.capabilities().request() };
+/// let pictures = model.generate(&request, &mut |event| {
+///     if let ImageEvent::Progress { stage, done, total, .. } = event {
+///         println!("{} {done} of {total}", stage.name());
+///     }
+///     ControlFlow::Continue(())
+/// })?;
+/// assert_eq!(pictures.shape(), [1, 1024, 1024, 3]);
+/// # Ok::<(), zoo::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::UnknownModel`], [`Error::NotFetched`], and everything that can be wrong with a snapshot.
+pub fn open(id: &str, files: impl Into<Files>) -> Result<Box<dyn Generator>> {
+    Open::default().generator(id, &files.into())
+}
+
 /// Opens a language model by its id (`zoo models` lists them) or by the path of a snapshot or a `.gguf` file.
 ///
 /// Nothing is downloaded: a model that is not on this machine is an error that says how to fetch it.
@@ -43,7 +90,7 @@ pub struct Open {
 /// ```no_run
 /// use std::ops::ControlFlow;
 /// use zoo::{Event, Request, text::Message};
-/// let model = zoo::open("smollm2-135m-instruct")?;
+/// let model = zoo::language_model("smollm2-135m-instruct")?;
 /// let question = [Message::user("What is the capital of France?")];
 /// let answer = model.chat(&question, &Request::default(), &mut |event| {
 ///     if let Event::Text(text) = event {
@@ -56,17 +103,47 @@ pub struct Open {
 /// ```
 ///
 /// # Errors
-/// [`Error::UnknownModel`](crate::Error::UnknownModel), [`Error::NotFetched`](crate::Error::NotFetched), and everything
-/// that can be wrong with a file.
-pub fn open(model: &str) -> Result<LanguageModel> {
+/// [`Error::UnknownModel`], [`Error::NotFetched`], and everything that can be wrong with a file.
+pub fn language_model(model: &str) -> Result<LanguageModel> {
     Open::default().language_model(model)
 }
 
 impl Open {
-    /// Opens a language model as these options say; see [`open`].
+    /// Opens a model that makes images, as these options say; see [`open`].
     ///
     /// # Errors
     /// As [`open`].
+    pub fn generator(self, id: &str, files: &Files) -> Result<Box<dyn Generator>> {
+        let row = published::find(id)?;
+        let Some(capabilities) = &row.image else {
+            return Err(Error::argument("id", format!("`{id}` makes no images; open it as a language model")));
+        };
+        let path = match files {
+            Files::Cache => cache::locate(id)?,
+            Files::At(path) => path.clone(),
+        };
+        let generator = self.generator_at(&path, false)?;
+        if generator.capabilities().guidance.is_some() != capabilities.guidance.is_some() {
+            let problem = format!("the files are not those of `{id}`: one of the two was distilled with a guidance");
+            return Err(Error::file(path, problem));
+        }
+        Ok(generator)
+    }
+
+    /// Opens the snapshot of a model that makes images, whichever it is; `keep` keeps components in memory from one
+    /// request to the next.
+    ///
+    /// # Errors
+    /// When it is of no family that makes images, or incomplete.
+    pub fn generator_at(self, path: &Path, keep: bool) -> Result<Box<dyn Generator>> {
+        let pipeline = registry::pipeline_of(PIPELINES, path)?;
+        (pipeline.open)(path, self.resolve(&path.join(pipeline.main))?, keep)
+    }
+
+    /// Opens a language model as these options say; see [`language_model`].
+    ///
+    /// # Errors
+    /// As [`language_model`].
     pub fn language_model(self, model: &str) -> Result<LanguageModel> {
         self.language_model_with(model, &mut |_, _| ControlFlow::Continue(()))
     }
@@ -74,7 +151,7 @@ impl Open {
     /// As [`language_model`](Self::language_model), telling `progress` the bytes that are loaded.
     ///
     /// # Errors
-    /// As [`open`]; [`Error::Cancelled`](crate::Error::Cancelled) when `progress` breaks.
+    /// As [`language_model`]; [`Error::Cancelled`] when `progress` breaks.
     pub fn language_model_with(self, model: &str, progress: &mut Progress<'_>) -> Result<LanguageModel> {
         let path = cache::locate(model)?;
         LanguageModel::open(&path, self.resolve(&path)?, progress)
@@ -120,10 +197,22 @@ fn dense_bytes(source: &Source, dtype: Dtype) -> Result<u64> {
     let checkpoint = Checkpoint::of(source)?;
     let opened = registry::of(MODELS, &checkpoint, source.path())?.fit(&checkpoint, dtype);
     let opened = opened.map_err(|error| error.about(source.path()))?;
+    Ok(unpacked_bytes(opened.module(), dtype))
+}
+
+/// Memory of a model that is opened like this.
+pub(crate) fn loaded_bytes(model: &dyn Module, options: OpenOptions) -> u64 {
+    match options.packed {
+        Packed::Keep => memory::weights(model),
+        Packed::Unpack => unpacked_bytes(model, options.dtype),
+    }
+}
+
+fn unpacked_bytes(model: &dyn Module, dtype: Dtype) -> u64 {
     let count = |shape: &[i32]| shape.iter().map(|&length| length as u64).product::<u64>();
     let mut elements = 0;
     let mut packed = String::new();
-    framework::walk(opened.module(), &mut |path, leaf| match leaf {
+    framework::walk(model, &mut |path, leaf| match leaf {
         Leaf::Linear(Linear { weight: weight @ Weight::Affine(_), .. })
         | Leaf::Embedding(Embedding { weight: weight @ Weight::Affine(_) }) => {
             elements += count(&weight.shape());
@@ -137,5 +226,5 @@ fn dense_bytes(source: &Source, dtype: Dtype) -> Result<u64> {
         }
         Leaf::Branch | Leaf::Linear(_) | Leaf::Embedding(_) => {}
     });
-    Ok(elements * if dtype == Dtype::Float32 { 4 } else { 2 })
+    elements * if dtype == Dtype::Float32 { 4 } else { 2 }
 }

@@ -1,6 +1,6 @@
 //! The models that are published: a row of data each, under `models/`.
 
-use crate::{Error, Result};
+use crate::{Error, Result, image::Capabilities};
 use serde::{Deserialize, Serialize};
 use std::{fmt, sync::LazyLock};
 
@@ -26,12 +26,12 @@ pub struct Published {
     pub architectures: Vec<String>,
     /// What it can be asked to do.
     pub tasks: Vec<Task>,
-    /// The longest sequence it was made for, in tokens.
-    pub context: usize,
     /// How its files are had.
     pub source: Source,
-    /// The settings that its authors recommend.
-    pub defaults: Defaults,
+    /// Of a language model: what it reads, and how its authors sample.
+    pub language: Option<Language>,
+    /// Of an image model: what a request may ask for.
+    pub image: Option<Capabilities>,
 }
 
 /// Something that a model can be asked to do.
@@ -42,6 +42,10 @@ pub enum Task {
     Chat,
     /// Go on with a text.
     Complete,
+    /// Paint what a text says.
+    TextToImage,
+    /// Repaint a picture as a text says.
+    ImageToImage,
 }
 
 impl fmt::Display for Task {
@@ -49,6 +53,8 @@ impl fmt::Display for Task {
         f.write_str(match self {
             Self::Chat => "chat",
             Self::Complete => "complete",
+            Self::TextToImage => "text-to-image",
+            Self::ImageToImage => "image-to-image",
         })
     }
 }
@@ -89,10 +95,12 @@ pub struct Huggingface {
     pub gated: bool,
 }
 
-/// The settings that a model's authors recommend.
+/// What a language model reads, and how its authors sample from it.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Defaults {
+pub struct Language {
+    /// The longest sequence it was made for, in tokens.
+    pub context: usize,
     /// By what the logits are divided before sampling.
     pub temperature: f32,
     /// The probability mass that is sampled from.
@@ -119,6 +127,8 @@ const ROWS: &[(&str, &str)] = rows![
     "llama-3.2-1b",
     "llama-3.2-3b",
     "llama-3.3-70b-instruct",
+    "flux.1-dev",
+    "flux.1-schnell",
 ];
 
 static PUBLISHED: LazyLock<Result<Vec<Published>, (&str, String)>> = LazyLock::new(|| {
@@ -200,9 +210,12 @@ mod tests {
         for (row, (file, _)) in rows.iter().zip(ROWS) {
             assert_eq!(row.id, *file);
             assert!(is_kebab_case(&row.id), "{}", row.id);
-            assert!(row.parameters > 0 && row.context > 0 && !row.tasks.is_empty(), "{}", row.id);
+            assert!(row.parameters > 0 && !row.tasks.is_empty(), "{}", row.id);
             assert!(row.licence_url.starts_with("https://"), "{}", row.id);
-            assert!(row.defaults.temperature >= 0.0 && row.defaults.top_p > 0.0 && row.defaults.top_p <= 1.0);
+            assert!(row.language.is_some() != row.image.is_some(), "{}: what is it?", row.id);
+            if let Some(Language { context, temperature, top_p }) = row.language {
+                assert!(context > 0 && temperature >= 0.0 && top_p > 0.0 && top_p <= 1.0, "{}", row.id);
+            }
             if let Source::Pip(pip) = &row.source {
                 assert!(pip.sha256.len() == 64 && pip.sha256.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')));
             }
@@ -236,18 +249,23 @@ mod tests {
         tensors.iter().filter(|(name, _)| !name.ends_with("inv_freq")).map(count).sum()
     }
 
-    /// What follows the model's name in the headers of parts of pipelines, which are checkpoints of their own.
-    const COMPONENTS: [&str; 6] = [".text_encoder", ".text_encoder_2", ".transformer", ".single-file", ".vae", ".ae"];
+    /// The parts of pipelines, which are checkpoints of their own, and the same parts in other layouts.
+    const COMPONENTS: [&str; 4] = ["text_encoder", "text_encoder_2", "transformer", "vae"];
+    const OTHER_LAYOUTS: [&str; 2] = ["single-file", "ae"];
+
+    fn header(path: &Path) -> Value {
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
 
     #[test]
     fn rows_agree_with_the_headers_of_the_checkpoints() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/headers");
         let mut seen = BTreeSet::new();
-        for file in fs::read_dir(folder).unwrap() {
+        for file in fs::read_dir(&folder).unwrap() {
             let path = file.unwrap().path();
-            let stem = path.file_stem().unwrap().to_str().unwrap();
-            if COMPONENTS.iter().any(|component| stem.ends_with(component)) {
-                let fixture: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            let (stem, fixture) = (path.file_stem().unwrap().to_str().unwrap(), header(&path));
+            let of_pipeline = |component: &&&str| stem.ends_with(&format!(".{component}"));
+            if COMPONENTS.iter().chain(&OTHER_LAYOUTS).any(|component| of_pipeline(&component)) {
                 let class = fixture["class"].as_str().unwrap();
                 assert!(crate::registry::find(crate::MODELS, class).is_some(), "{stem}: nothing answers to {class}");
                 continue;
@@ -256,16 +274,26 @@ mod tests {
                 |row: &&Published| stem.strip_prefix(&row.id).is_some_and(|rest| matches!(rest, "" | ".q4_1.gguf"));
             let row = published().unwrap().iter().find(belongs).unwrap_or_else(|| panic!("{stem} has no row"));
             seen.insert(&row.id);
-            let fixture: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
             assert!(row.architectures.iter().any(|name| fixture["class"] == *name), "{stem}");
             if fixture["config"].is_null() {
                 continue;
             }
             assert_eq!(fixture["repository"], row.repository, "{stem}");
-            assert_eq!(fixture["config"]["max_position_embeddings"], row.context, "{stem}");
+            assert_eq!(fixture["config"]["max_position_embeddings"], row.language.unwrap().context, "{stem}");
             assert_eq!(parameters(&fixture["header"]), row.parameters, "{stem}");
         }
-        assert_eq!(seen.len(), published().unwrap().len(), "a row without a header: {seen:?}");
+        let pipelines: Vec<&Published> = published().unwrap().iter().filter(|row| row.image.is_some()).collect();
+        for row in &pipelines {
+            // Where a variant has no file of its own, it shares the first one's.
+            let of = |id: &str, component| folder.join(format!("{id}.{component}.json"));
+            let shared = |component| {
+                let own = of(&row.id, component);
+                if own.exists() { own } else { of("flux.1-dev", component) }
+            };
+            let sum: u64 = COMPONENTS.iter().map(|part| parameters(&header(&shared(part))["header"])).sum();
+            assert_eq!(sum, row.parameters, "{}", row.id);
+        }
+        assert_eq!(seen.len() + pipelines.len(), published().unwrap().len(), "a row without a header: {seen:?}");
     }
 
     #[test]

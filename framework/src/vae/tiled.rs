@@ -1,7 +1,7 @@
 //! Encoding and decoding in tiles: less memory, the same numbers.
 
 use super::{Decoder, Encoder, KlVae};
-use crate::{Down, Error, Layers, Norm, Ratio, Result, Tiling, Up, call, tap, within};
+use crate::{Down, Error, Layers, Norm, Ratio, Result, Tiling, Up, call, math, memory, tap, within};
 use mlx_rs::Array;
 
 /// Hears how many of how many tiles are computed; an error from it ends the work.
@@ -24,6 +24,10 @@ impl<N: Norm> Decoder<N> {
     /// # Errors
     /// When `tile` is less than 1, and those of `told`.
     pub fn forward_tiled(&self, z: &Array, tile: i32, told: &mut Told) -> Result<Array> {
+        run(z, &self.parts(tile)?, self.style.rank, told)
+    }
+
+    fn parts(&self, tile: i32) -> Result<Vec<Part<'_>>> {
         let before = std::iter::once(None).chain(self.up_blocks.iter().map(Some));
         let parts = self.up_blocks.iter().zip(before).enumerate().map(|(i, (up, before))| {
             let finer = self.up_blocks.len() - 1 - i;
@@ -31,7 +35,7 @@ impl<N: Norm> Decoder<N> {
             let tiles = tiling.map(|tiling| (tiling, Ratio::Up(2)));
             Ok(Part { tiles, run: Box::new(move |x| self.stage(i, up, before, x)) })
         });
-        run(z, &parts.collect::<Result<Vec<_>>>()?, self.style.rank, told)
+        parts.collect()
     }
 
     /// From the upsampling of the stage before, or the beginning, to the last layer of stage i, or the very end.
@@ -93,6 +97,29 @@ impl<N: Norm> KlVae<N> {
         };
         within!(self.decoder => self.decoder.forward_tiled(&z, tile, told))
     }
+
+    /// What [`decode_tiled`](Self::decode_tiled) needs at once beside the parameters, in bytes; see [`memory::working`].
+    ///
+    /// # Errors
+    /// As [`Decoder::forward_tiled`].
+    pub fn working_tiled(&self, z: &Array, tile: i32) -> Result<u64> {
+        let axes = axes(self.decoder.style.rank);
+        let (mut x, mut most) = (z.clone(), 0);
+        for Part { tiles, run } in self.decoder.parts(tile)? {
+            let mut part = x.clone();
+            if let Some((tiling, _)) = tiles {
+                for &axis in &axes {
+                    let length = part.shape().get(axis as usize).copied().unwrap_or(0);
+                    part = math::slice(&part, axis, 0, length.min(tiling.tile / 2))?;
+                }
+            }
+            let working = memory::working(&self.decoder, || run(&part))?;
+            let y = run(&x)?;
+            most = most.max(working.saturating_add((x.nbytes() + y.nbytes()) as u64));
+            x = y;
+        }
+        Ok(most)
+    }
 }
 
 /// How a stage is cut that is `halvings` below the image. Its outputs see `2 · blocks + 2` positions far: two convolutions a
@@ -107,8 +134,13 @@ fn tiling<N: Norm>(tile: i32, halvings: usize, layers: &Layers<N>) -> Result<Opt
     Ok(layers.attentions.is_empty().then_some(tiling))
 }
 
+/// The spatial axes.
+fn axes(rank: usize) -> Vec<i32> {
+    (1..=rank as i32).collect()
+}
+
 fn run(x: &Array, parts: &[Part], rank: usize, told: &mut Told) -> Result<Array> {
-    let axes: Vec<i32> = (1..=rank as i32).collect();
+    let axes = axes(rank);
     let mut total = 0usize;
     // Nothing is computed here: the graph alone says how large everything is.
     let mut shape_of = x.clone();

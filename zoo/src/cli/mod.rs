@@ -5,8 +5,10 @@ mod doctor;
 mod fetch;
 mod folder;
 mod generate;
+mod image;
 mod inspect;
 mod models;
+mod plan;
 mod show;
 mod sigmas;
 mod table;
@@ -34,6 +36,9 @@ struct Cli {
 enum Command {
     /// List the models: what runs, its size and licence, and whether it is on this machine.
     Models {
+        /// Print all that is known of this one, as JSON: what it can be asked for, and what is recommended.
+        #[arg(conflicts_with = "markdown")]
+        id: Option<String>,
         /// Print the table of the README.
         #[arg(long)]
         markdown: bool,
@@ -90,6 +95,9 @@ enum Command {
     /// Make pictures from a prompt.
     #[command(args_override_self = true)]
     Generate(generate::GenerateArguments),
+    /// Show how much memory making pictures takes, component by component; reads no weights.
+    #[command(args_override_self = true)]
+    Plan(image::RequestArguments),
     /// Show the device, MLX's version and backend, memory, the BLAS in use, and measured speed.
     Doctor,
 }
@@ -179,15 +187,15 @@ impl ComputeArguments {
 impl SamplingArguments {
     /// The request, checked before any weight is read.
     fn request(&self, model: &ModelArguments) -> Result<crate::Request> {
-        let recommended = published::find(&model.model).ok().map(|row| row.defaults);
-        let recommended = recommended.unwrap_or(published::Defaults { temperature: 0.0, top_p: 1.0 });
+        let row = published::find(&model.model).ok().and_then(|row| row.language);
+        let (temperature, top_p) = row.map_or((0.0, 1.0), |row| (row.temperature, row.top_p));
         let request = crate::Request {
             max_tokens: self.max_tokens,
             sampler: TokenSampler {
                 repetition_penalty: self.repetition_penalty,
-                temperature: self.temperature.unwrap_or(recommended.temperature),
+                temperature: self.temperature.unwrap_or(temperature),
                 top_k: self.top_k,
-                top_p: self.top_p.unwrap_or(recommended.top_p),
+                top_p: self.top_p.unwrap_or(top_p),
                 min_p: self.min_p,
             },
             seed: self.seed,
@@ -213,7 +221,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let show = Show::new(cli.json_events);
     let outcome = match &cli.command {
-        Command::Models { markdown } => models::run(*markdown, &show),
+        Command::Models { id: Some(id), .. } => models::one(id, &show),
+        Command::Models { markdown, .. } => models::run(*markdown, &show),
         Command::Inspect { path, depth } => inspect::run(path, *depth, &show),
         Command::Fetch { id } => fetch::run(id, &show),
         Command::Complete { prompt, model, sampling } => chat::complete(prompt, model, sampling, &show),
@@ -223,6 +232,7 @@ pub fn main() -> ExitCode {
         Command::Trace { prompt, pattern, out, model } => trace::run(prompt, pattern, out, model, &show),
         Command::Sigmas(arguments) => sigmas::run(arguments, &show),
         Command::Generate(arguments) => generate::run(arguments, &show),
+        Command::Plan(arguments) => plan::run(arguments, &show),
         Command::Doctor => doctor::run(&show),
     };
     match outcome {

@@ -7,9 +7,16 @@ use super::{
 use crate::{
     Result,
     cache::Cache,
-    published::{Published, published},
+    published::{Published, find, published},
 };
 use serde_json::json;
+
+/// Prints the row of one model as JSON.
+pub fn one(id: &str, show: &Show) -> Result<()> {
+    let row = find(id)?;
+    show.event("model", serde_json::to_value(row).unwrap_or_default())?;
+    show.text(&format!("{:#}\n", json!(row)))
+}
 
 /// Lists what runs.
 pub fn run(markdown: bool, show: &Show) -> Result<()> {
@@ -33,7 +40,7 @@ pub fn run(markdown: bool, show: &Show) -> Result<()> {
             row.id.clone(),
             count(row.parameters),
             tasks(row),
-            row.context.to_string(),
+            row.language.map_or_else(String::new, |language| language.context.to_string()),
             row.licence.clone(),
             get,
         ]);

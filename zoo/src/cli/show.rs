@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     io::{IsTerminal, Write, stderr, stdout},
     ops::ControlFlow,
+    time::Duration,
 };
 
 /// What a stage counts.
@@ -64,9 +65,25 @@ impl Show {
 
     /// A stage is `done` of `total` units: a bar on a terminal, an event for a program.
     pub fn progress(&self, stage: &'static str, unit: Unit, done: u64, total: u64) -> Result<()> {
+        self.paced(stage, unit, done, total, None)
+    }
+
+    /// As [`progress`](Self::progress), with the time that the rest of the stage will take.
+    pub fn paced(
+        &self,
+        stage: &'static str,
+        unit: Unit,
+        done: u64,
+        total: u64,
+        remaining: Option<Duration>,
+    ) -> Result<()> {
         let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
         if self.told.replace(Some((stage, percent))) != Some((stage, percent)) {
-            self.event("progress", json!({"stage": stage, "done": done, "total": total}))?;
+            let mut fields = json!({"stage": stage, "done": done, "total": total});
+            if let (Some(remaining), Some(fields)) = (remaining, fields.as_object_mut()) {
+                fields.insert("remaining_seconds".into(), json!(remaining.as_secs_f64()));
+            }
+            self.event("progress", fields)?;
         }
         if self.json || !stderr().is_terminal() {
             return Ok(());

@@ -90,6 +90,19 @@ impl Machine {
     }
 }
 
+/// Bytes of the memory that models are computed in that are free, where that can be told.
+pub(crate) fn available_memory() -> Option<u64> {
+    let free = memory().map(|(_, available)| available);
+    let mlx = Mlx::now().ok()?;
+    let own = mlx.device_memory.map(|bytes| bytes.saturating_sub(memory::active_memory().unwrap_or(0)) as u64);
+    match mlx.backend {
+        Backend::Cpu => free,
+        Backend::Cuda => own,
+        // The GPU and the processor share one memory.
+        Backend::Metal => free.into_iter().chain(own).min(),
+    }
+}
+
 /// Total and available memory in bytes.
 pub(crate) fn memory() -> Option<(u64, u64)> {
     let mut system = sysinfo::System::new().ok()?;
@@ -161,8 +174,9 @@ impl fmt::Display for Doctor {
     }
 }
 
-/// A number of bytes in the unit that suits it.
-struct Bytes(u64);
+/// A number of bytes, shown in the unit that suits it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,7 +5,7 @@ mod diffusers;
 mod pipeline;
 mod transformer;
 
-pub use pipeline::{FluxPipeline, ImageEvent, ImageRequest, InitImage};
+pub use pipeline::FluxPipeline;
 pub use transformer::{FluxInput, FluxTransformer};
 
 use crate::{

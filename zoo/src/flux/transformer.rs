@@ -67,6 +67,12 @@ impl FluxTransformer {
         self.x_embedder.weight.shape().last().copied().unwrap_or(0)
     }
 
+    /// Features of a token of the text, and of the pooled prompt.
+    pub fn text_widths(&self) -> [i32; 2] {
+        [&self.context_embedder, &self.time_text_embed.text_embedder.up]
+            .map(|linear| linear.weight.shape().last().copied().unwrap_or(0))
+    }
+
     /// Whether the model was distilled with a guidance, and needs one.
     pub fn is_guided(&self) -> bool {
         self.time_text_embed.guidance_embedder.is_some()

@@ -116,6 +116,20 @@ impl Method {
         })
     }
 
+    /// The name of the method, whatever its options: one of [`Method::NAMES`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Euler => "euler",
+            Self::EulerAncestral { .. } => "euler_ancestral",
+            Self::Heun => "heun",
+            Self::Dpmpp2m => "dpmpp_2m",
+            Self::DpmppSde { .. } => "dpmpp_sde",
+            Self::UniPc { bh: Bh::Bh1, .. } => "uni_pc",
+            Self::UniPc { bh: Bh::Bh2, .. } => "uni_pc_bh2",
+            Self::Ddim { .. } => "ddim",
+        }
+    }
+
     /// Checks the options.
     ///
     /// # Errors
@@ -158,7 +172,9 @@ mod tests {
     #[test]
     fn every_name_is_known_and_valid() {
         for name in Method::NAMES {
-            Method::named(name).unwrap().validate().unwrap();
+            let method = Method::named(name).unwrap();
+            method.validate().unwrap();
+            assert_eq!(method.name(), *name);
         }
         assert!(Method::named("plms").unwrap_err().to_string().contains("uni_pc_bh2"));
     }

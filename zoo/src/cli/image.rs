@@ -1,0 +1,234 @@
+//! The request of pictures on a command line, and in the pictures themselves.
+
+use super::{ComputeArguments, as_option};
+use crate::{Error, Generator, ImageRequest, InitImage, Result, cache, picture, picture::Picture};
+use clap::{Args, ValueEnum};
+use framework::{
+    math,
+    sample::{Apg, Guidance, Method, Rescale, Rule},
+};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// What a picture is made from and what that takes. What is left out comes from the picture of `--from`, or else from the
+/// model.
+#[derive(Debug, Args)]
+pub struct RequestArguments {
+    /// The folder of a snapshot; by default that of the picture of --from.
+    #[arg(short, long, value_name = "DIR")]
+    model: Option<String>,
+    /// Take the request from a picture that was made here.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// Pixels; FLUX takes multiples of 16.
+    #[arg(long, allow_negative_numbers = true)]
+    width: Option<i32>,
+    /// Pixels; FLUX takes multiples of 16.
+    #[arg(long, allow_negative_numbers = true)]
+    height: Option<i32>,
+    /// How many noise levels there are.
+    #[arg(long)]
+    steps: Option<usize>,
+    /// How the picture moves from one noise level to the next: euler (the default), euler_ancestral, heun, dpmpp_2m,
+    /// dpmpp_sde, uni_pc, uni_pc_bh2 or ddim.
+    #[arg(long)]
+    sampler: Option<String>,
+    /// The guidance that the model was distilled with.
+    #[arg(long, allow_negative_numbers = true)]
+    guidance: Option<f32>,
+    /// Guidance by a negative prompt, at twice the time; 1 is off.
+    #[arg(long, allow_negative_numbers = true)]
+    true_guidance: Option<f64>,
+    /// How --true-guidance combines the two predictions.
+    #[arg(long, value_enum)]
+    guidance_rule: Option<GuidanceRule>,
+    /// How much of the unguided contrast --true-guidance keeps, from 0 to 1.
+    #[arg(long, allow_negative_numbers = true)]
+    guidance_rescale: Option<f64>,
+    /// Tokens of the long text encoder.
+    #[arg(long)]
+    text_tokens: Option<usize>,
+    /// How many pictures.
+    #[arg(long, default_value_t = 1)]
+    count: u16,
+    /// How many pictures are made at once, which takes memory; by default all.
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Begin from this picture, PNG or JPEG, resized to the width and height.
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
+    /// Decode in tiles of so many pixels, a multiple of 64: less memory, more time, the same picture.
+    #[arg(long, allow_negative_numbers = true)]
+    tile: Option<i32>,
+    /// Refuse what is predicted to need more than so many GB; by default what is free.
+    #[arg(long, value_name = "GB", allow_negative_numbers = true)]
+    memory: Option<f64>,
+    #[command(flatten)]
+    compute: ComputeArguments,
+}
+
+/// What only the making of a picture reads.
+#[derive(Debug, Default)]
+pub struct Wishes<'a> {
+    pub prompt: Option<&'a str>,
+    pub negative: Option<&'a str>,
+    pub seed: Option<u64>,
+    pub strength: Option<f64>,
+    pub previews: bool,
+}
+
+/// A rule by which two predictions become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum GuidanceRule {
+    /// Classifier-free guidance.
+    #[default]
+    ClassifierFree,
+    /// Adaptive projected guidance: less saturation at high scales.
+    Apg,
+    /// CFG-Zero*: a fitted scale of the negative prediction, and no first step.
+    ClassifierFreeZero,
+}
+
+impl GuidanceRule {
+    fn rule(self, scale: f64) -> Rule {
+        match self {
+            Self::ClassifierFree => Rule::ClassifierFree { scale },
+            Self::Apg => Rule::Apg(Apg { scale, ..Apg::default() }),
+            Self::ClassifierFreeZero => Rule::ClassifierFreeZero { scale, zero_init_steps: 1 },
+        }
+    }
+}
+
+/// What a picture remembers of how it was made.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Remembered {
+    pub prompt: Option<String>,
+    pub negative_prompt: Option<String>,
+    pub width: Option<i32>,
+    pub height: Option<i32>,
+    pub steps: Option<usize>,
+    pub sampler: Option<String>,
+    pub guidance: Option<f32>,
+    pub true_guidance: Option<f64>,
+    pub guidance_rule: Option<GuidanceRule>,
+    pub guidance_rescale: Option<f64>,
+    pub seed: Option<u64>,
+    pub text_tokens: Option<usize>,
+    pub tile: Option<i32>,
+    pub strength: Option<f64>,
+    pub model: Option<String>,
+}
+
+/// A model and what is asked of it.
+pub struct Asked {
+    pub generator: Box<dyn Generator>,
+    pub request: ImageRequest,
+    /// What its pictures will remember, but for their seeds.
+    pub remembered: Remembered,
+}
+
+impl RequestArguments {
+    /// Opens the model and puts the request together.
+    ///
+    /// # Errors
+    /// When a file is missing or unusable, or a value is out of its range.
+    pub fn ask(&self, wishes: &Wishes<'_>) -> Result<Asked> {
+        if self.count == 0 {
+            return Err(Error::argument("--count", "0 pictures are nothing to make"));
+        }
+        let known = match &self.from {
+            Some(path) => serde_json::from_value(picture::parameters(path)?)
+                .map_err(|error| Error::file(path, format!("its request is not one of zoo's: {error}")))?,
+            None => Remembered::default(),
+        };
+        if known.strength.is_some() && self.init.is_none() {
+            return Err(Error::argument("--init", "that picture began from another one; name it"));
+        }
+        let model = self.model.clone().or(known.model.clone());
+        let model = model.ok_or_else(|| Error::argument("--model", "there is none: name the folder of a snapshot"))?;
+        let generator = self.compute.open().generator_at(&cache::locate(&model)?, false)?;
+        let remembered = self.remember(wishes, known, model);
+        let request = self.request(&remembered, generator.as_ref(), wishes.previews)?;
+        generator.capabilities().validate(&request).map_err(as_option)?;
+        Ok(Asked { generator, request, remembered })
+    }
+
+    /// What was said, or else what the picture of `--from` remembers.
+    fn remember(&self, wishes: &Wishes<'_>, known: Remembered, model: String) -> Remembered {
+        Remembered {
+            prompt: wishes.prompt.map(str::to_owned).or(known.prompt),
+            negative_prompt: wishes.negative.map(str::to_owned).or(known.negative_prompt),
+            width: self.width.or(known.width),
+            height: self.height.or(known.height),
+            steps: self.steps.or(known.steps),
+            sampler: self.sampler.clone().or(known.sampler),
+            guidance: self.guidance.or(known.guidance),
+            true_guidance: self.true_guidance.or(known.true_guidance),
+            guidance_rule: self.guidance_rule.or(known.guidance_rule),
+            guidance_rescale: self.guidance_rescale.or(known.guidance_rescale),
+            seed: wishes.seed.or(known.seed),
+            text_tokens: self.text_tokens.or(known.text_tokens),
+            tile: self.tile.or(known.tile),
+            strength: self.init.as_ref().map(|_| wishes.strength.or(known.strength).unwrap_or(0.6)),
+            model: Some(model),
+        }
+    }
+
+    fn request(&self, said: &Remembered, generator: &dyn Generator, previews: bool) -> Result<ImageRequest> {
+        let usual = generator.capabilities().request();
+        let prompt = said.prompt.clone();
+        let prompt = prompt.ok_or_else(|| Error::argument("prompt", "there is none: say what the picture shows"))?;
+        let [width, height] = [said.width.unwrap_or(usual.width), said.height.unwrap_or(usual.height)];
+        let sampler = said.sampler.as_deref().map(Method::named).transpose().map_err(|error| as_option(error.into()))?;
+        let mut request = ImageRequest {
+            prompts: vec![prompt; self.count.into()],
+            negative_prompt: said.negative_prompt.clone(),
+            width,
+            height,
+            steps: said.steps.unwrap_or(usual.steps),
+            sampler: sampler.unwrap_or(usual.sampler),
+            guidance: said.guidance.or(usual.guidance),
+            true_guidance: said.true_guidance()?,
+            text_tokens: said.text_tokens.unwrap_or(usual.text_tokens),
+            seed: said.seed.unwrap_or(0),
+            batch: self.batch,
+            init: None,
+            tile: said.tile,
+            previews,
+            memory: self.memory.map(bytes).transpose()?,
+        };
+        // The size is checked before a picture is resized to it.
+        generator.capabilities().validate(&request).map_err(as_option)?;
+        if let (Some(path), Some(strength)) = (&self.init, said.strength) {
+            let picture = Picture::read(path)?.resized(width as u32, height as u32);
+            let pixels = math::array(&picture.pixels, &[1, height, width, 3])?;
+            request.init = Some(InitImage { pixels, strength, posterior_noise: None });
+        }
+        Ok(request)
+    }
+}
+
+impl Remembered {
+    fn true_guidance(&self) -> Result<Guidance> {
+        let scale = self.true_guidance.unwrap_or(1.0);
+        for (name, set) in
+            [("--guidance-rule", self.guidance_rule.is_some()), ("--guidance-rescale", self.guidance_rescale.is_some())]
+        {
+            if set && scale == 1.0 {
+                return Err(Error::argument(name, "it is read only where --true-guidance is not 1"));
+            }
+        }
+        let rescale = self.guidance_rescale.map(|share| Rescale::Deviation { share });
+        Ok(Guidance { rule: self.guidance_rule.unwrap_or_default().rule(scale), rescale, ..Guidance::default() })
+    }
+}
+
+fn bytes(gigabytes: f64) -> Result<u64> {
+    if gigabytes.is_finite() && gigabytes > 0.0 {
+        return Ok((gigabytes * 1e9) as u64);
+    }
+    Err(Error::argument("--memory", format!("{gigabytes} is not a number of GB above 0")))
+}

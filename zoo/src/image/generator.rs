@@ -1,0 +1,324 @@
+//! How images are made, once for all families: check, plan, encode, denoise, decode.
+
+use super::{
+    Capabilities, ImageEvent, ImageRequest, InitImage, Plan, Planned, Projection, Stage, Watch, preview::bytes,
+};
+use crate::{Result, autoencoder_kl::AutoencoderKl, component::Component, doctor, error::finite};
+use framework::{
+    Array, Dtype, math, memory,
+    sample::{Condition, Guide, Noising, Prediction, Rng, Schedule, Seeded},
+    vae::{Gaussian, KlVae},
+};
+use mlx_rs::ops;
+use std::ops::{ControlFlow, Range};
+
+/// A model that makes images, whatever its family.
+pub trait Generator: Send {
+    /// What may be asked of it.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// What a request takes, part by part. Reads no weights.
+    ///
+    /// # Errors
+    /// When a value of the request is out of its range.
+    fn plan(&self, request: &ImageRequest) -> Result<Plan>;
+
+    /// Makes a picture for each prompt: `[B, H, W, 3]`, bytes. A picture depends on its own seed, not on those beside it.
+    ///
+    /// # Errors
+    /// When a value of the request is out of its range or it needs more memory than there is, before any weight is read;
+    /// when a stage yields NaN or infinity; [`Error::Cancelled`](crate::Error::Cancelled) when the observer breaks.
+    fn generate(
+        &self,
+        request: &ImageRequest,
+        observer: &mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>,
+    ) -> Result<Array>;
+
+    /// As [`generate`](Self::generate), with all pictures at once and noise from `rng` instead of the seeds: first that of
+    /// the latents, then what the sampler draws.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate), and when `rng` has no such noise.
+    fn generate_from(
+        &self,
+        request: &ImageRequest,
+        rng: &mut dyn Rng,
+        observer: &mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>,
+    ) -> Result<Array>;
+}
+
+/// What a family of latent diffusion models brings of its own.
+pub trait Diffusion: Send {
+    /// Prompts as the model reads them.
+    type Texts;
+
+    /// What may be asked of it.
+    fn capabilities(&self) -> &Capabilities;
+    /// What it computes in.
+    fn dtype(&self) -> Dtype;
+    /// Whether components stay in memory when their part is done.
+    fn keeps(&self) -> bool;
+    /// The autoencoder of its latents.
+    fn autoencoder(&self) -> &Component<AutoencoderKl>;
+    /// The shape of the noise of so many pictures.
+    fn noise(&self, request: &ImageRequest, pictures: i32) -> Vec<i32>;
+    /// The noise levels.
+    fn schedule(&self, request: &ImageRequest) -> Result<Schedule<f64>>;
+    /// The parts of encoding all prompts and of denoising so many pictures at once.
+    fn plan(&self, request: &ImageRequest, pictures: i32) -> Result<Vec<Planned>>;
+    /// Encodes every prompt, and the negative one where the request is guided. `encoded` hears of each encoder.
+    fn encode(
+        &self,
+        request: &ImageRequest,
+        plan: &Plan,
+        watch: &Watch<'_>,
+        encoded: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Self::Texts>;
+    /// How many times [`encode`](Self::encode) calls `encoded`.
+    fn encoders(&self) -> u64;
+    /// Has the denoiser in memory while `paint` uses it.
+    fn denoise(
+        &self,
+        request: &ImageRequest,
+        texts: &Self::Texts,
+        plan: &Plan,
+        watch: &Watch<'_>,
+        paint: &mut dyn FnMut(&Velocity<'_>) -> Result<()>,
+    ) -> Result<()>;
+    /// The model's latents → the autoencoder's, normalised, `[B, h, w, C]`.
+    fn unpacked(&self, latents: &Array, request: &ImageRequest) -> framework::Result<Array>;
+    /// The autoencoder's latents, normalised, `[B, h, w, C]` → the model's.
+    fn packed(&self, latents: &Array) -> framework::Result<Array>;
+}
+
+/// One evaluation of the denoiser.
+pub struct Evaluation<'a> {
+    /// The noisy latents of the pictures in `rows`, f32.
+    pub x: &'a Array,
+    /// Their noise level.
+    pub sigma: f64,
+    /// Which text.
+    pub condition: Condition,
+    /// Which of the request's pictures.
+    pub rows: Range<i32>,
+}
+
+/// The velocity that a model predicts, in f32.
+pub type Velocity<'a> = dyn Fn(&Evaluation<'_>) -> framework::Result<Array> + 'a;
+
+impl<D: Diffusion> Generator for D {
+    fn capabilities(&self) -> &Capabilities {
+        Diffusion::capabilities(self)
+    }
+
+    fn plan(&self, request: &ImageRequest) -> Result<Plan> {
+        Diffusion::capabilities(self).validate(request)?;
+        let pictures = request.at_once();
+        let vae = self.autoencoder();
+        let dtype = self.dtype();
+        let mut parts = Diffusion::plan(self, request, pictures)?;
+        if request.init.is_some() {
+            let image = zeros(&[pictures, request.height, request.width, 3], dtype)?;
+            parts.insert(0, vae.plan("encode", |vae| memory::working(vae, || vae.encode(&image)))?);
+        }
+        let latents = zeros(&self.noise(request, pictures), dtype)?;
+        let z = self.unpacked(&latents, request)?;
+        let mut decode = vae.plan("decode", |vae| match request.tile {
+            Some(tile) => vae.working_tiled(&z, tile),
+            None => memory::working(vae, || vae.decode(&z)),
+        })?;
+        // All finished pictures, as colours and as bytes.
+        let pixels = request.prompts.len() as u64 * request.width as u64 * request.height as u64 * 3;
+        decode.working = decode.working.saturating_add(pixels * (4 + 1));
+        parts.push(decode);
+        Ok(Plan { parts, kept: self.keeps() })
+    }
+
+    fn generate(
+        &self,
+        request: &ImageRequest,
+        observer: &mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>,
+    ) -> Result<Array> {
+        let seeds: Vec<u64> = (0..request.prompts.len()).map(|index| request.seed_of(index)).collect();
+        let batches = seeds.chunks(request.at_once().max(1) as usize);
+        let mut rngs = batches.map(|seeds| Ok((seeds.len() as i32, Seeded::rows(seeds)?))).collect::<Result<Vec<_>>>()?;
+        let noise = rngs.iter_mut().map(|(pictures, rng)| (*pictures, rng as &mut dyn Rng)).collect();
+        run(self, request, noise, observer)
+    }
+
+    fn generate_from(
+        &self,
+        request: &ImageRequest,
+        rng: &mut dyn Rng,
+        observer: &mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>,
+    ) -> Result<Array> {
+        run(self, request, vec![(request.prompts.len() as i32, rng)], observer)
+    }
+}
+
+/// Makes pictures, so many at once each with their noise.
+fn run<D: Diffusion>(
+    model: &D,
+    request: &ImageRequest,
+    noise: Vec<(i32, &mut dyn Rng)>,
+    observer: &mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>,
+) -> Result<Array> {
+    let plan = Generator::plan(model, request)?;
+    if let Some(available) = request.memory.or_else(doctor::available_memory) {
+        plan.check(available, request)?;
+    }
+    let run = Run { model, request, plan: &plan, watch: &Watch::new(observer) };
+    let projection = request.previews.then(|| run.projection()).transpose()?;
+    let encodings = model.encoders() + u64::from(request.init.is_some());
+    let mut encoded = 0;
+    let mut tell = || {
+        encoded += 1;
+        Ok(run.watch.progress(Stage::Encode, encoded, encodings)?)
+    };
+    let texts = model.encode(request, &plan, run.watch, &mut tell)?;
+    let begin = match &request.init {
+        Some(init) => {
+            let latents = run.begin(init)?;
+            tell()?;
+            Some((latents, init.strength))
+        }
+        None => None,
+    };
+    let latents = run.denoise(&texts, begin.as_ref(), noise, projection.as_ref())?;
+    run.decode(&latents)
+}
+
+/// One request on its way.
+struct Run<'a, D> {
+    model: &'a D,
+    request: &'a ImageRequest,
+    plan: &'a Plan,
+    watch: &'a Watch<'a>,
+}
+
+impl<D: Diffusion> Run<'_, D> {
+    fn with_vae<T>(&self, run: impl FnOnce(&KlVae) -> Result<T>) -> Result<T> {
+        self.model.autoencoder().with(self.plan, self.watch, run)
+    }
+
+    fn projection(&self) -> Result<Projection> {
+        let latents = zeros(&self.model.noise(self.request, 1), Dtype::Float32)?;
+        let [_, _, _, channels] = math::shape(&self.model.unpacked(&latents, self.request)?)?;
+        self.with_vae(|vae| Projection::of(vae, channels, self.model.dtype()))
+    }
+
+    /// The picture to begin from as the model's latents, in f32.
+    fn begin(&self, init: &InitImage) -> Result<Array> {
+        let unit = math::scaled(&init.pixels.as_dtype(Dtype::Float32)?, 2.0 / 255.0)?;
+        let image = math::offset(&unit, -1.0)?.as_dtype(self.model.dtype())?;
+        self.with_vae(|vae| {
+            let gaussian = Gaussian::new(&vae.encode(&image)?)?;
+            let z = match &init.posterior_noise {
+                Some(noise) => gaussian.sample(noise)?,
+                None => gaussian.mode(),
+            };
+            let x = self.model.packed(&vae.latents.normalise(&z)?.as_dtype(Dtype::Float32)?)?;
+            finite(&x, "encoding the picture")?;
+            Ok(x)
+        })
+    }
+
+    /// Latents of all pictures, batch by batch.
+    fn denoise(
+        &self,
+        texts: &D::Texts,
+        begin: Option<&(Array, f64)>,
+        noise: Vec<(i32, &mut dyn Rng)>,
+        projection: Option<&Projection>,
+    ) -> Result<Vec<Array>> {
+        let &Self { model, request, plan, watch } = self;
+        let mut schedule = model.schedule(request)?;
+        if let Some((_, strength)) = begin {
+            schedule = schedule.with_strength(*strength)?;
+        }
+        let steps = schedule.steps();
+        let total = (steps * noise.len()) as u64;
+        let (mut noise, mut finished) = (noise, Vec::new());
+        model.denoise(request, texts, plan, watch, &mut |velocity| {
+            let mut first = 0;
+            for (pictures, rng) in &mut noise {
+                let rows = first..first + *pictures;
+                first = rows.end;
+                let mut x = rng.normal(&model.noise(request, *pictures), Dtype::Float32)?;
+                if let Some((latents, _)) = begin {
+                    let level = schedule.sigmas().first().copied().unwrap_or(1.0);
+                    x = Noising::Flow.noised(&of_rows(latents, &rows)?, &x, level)?;
+                }
+                let mut sampler = request.sampler.sampler::<f64>(Noising::Flow, steps);
+                let mut guide = Guide::new(request.true_guidance, steps);
+                for (step, (sigma, next)) in schedule.spans().enumerate() {
+                    let mut clean = None;
+                    let mut denoise = |x: &Array, sigma: f64| {
+                        let mut evaluate =
+                            |condition| velocity(&Evaluation { x, sigma, condition, rows: rows.clone() });
+                        let velocity = guide.predict(step, x, &mut evaluate)?;
+                        let denoised = Prediction::Flow.denoised(Noising::Flow, &velocity, x, sigma)?;
+                        clean = Some(denoised.clone());
+                        Ok(denoised)
+                    };
+                    x = sampler.step(&mut denoise, &x, sigma, next, *rng)?;
+                    finite(&x, "denoising")?;
+                    watch.tell(ImageEvent::Latents { step: step + 1, latents: &x })?;
+                    if let (Some(projection), Some(clean)) = (projection, clean) {
+                        let preview = projection.apply(&model.unpacked(&clean, request)?)?;
+                        watch.tell(ImageEvent::Preview(&preview))?;
+                    }
+                    watch.progress(Stage::Denoise, (finished.len() * steps + step + 1) as u64, total)?;
+                }
+                finished.push(x);
+            }
+            Ok(())
+        })?;
+        Ok(finished)
+    }
+
+    /// The model's latents → pictures `[B, H, W, 3]`, bytes.
+    fn decode(&self, latents: &[Array]) -> Result<Array> {
+        let batches = latents.len();
+        self.with_vae(|vae| {
+            let mut images = Vec::with_capacity(batches);
+            for latents in latents {
+                let latents = self.model.unpacked(latents, self.request)?.as_dtype(self.model.dtype())?;
+                let z = vae.latents.denormalise(&latents)?;
+                let before = images.len();
+                let mut tell = |done, total| {
+                    let done = (before * total + done) as u64;
+                    self.watch.progress(Stage::Decode, done, (batches * total) as u64)
+                };
+                let image = match self.request.tile {
+                    Some(tile) => vae.decode_tiled(&z, tile, &mut tell)?,
+                    None => {
+                        let image = vae.decode(&z)?;
+                        image.eval()?;
+                        tell(1, 1)?;
+                        image
+                    }
+                };
+                let image = image.as_dtype(Dtype::Float32)?;
+                finite(&image, "decoding")?;
+                images.push(bytes(&image)?);
+            }
+            let all = ops::concatenate(&images, 0)?;
+            all.eval()?;
+            Ok(all)
+        })
+    }
+}
+
+/// Zeros that are not computed yet.
+fn zeros(shape: &[i32], dtype: Dtype) -> framework::Result<Array> {
+    Ok(ops::zeros_dtype(shape, dtype)?)
+}
+
+/// Some rows of `[B, …]`, or the only one for all.
+fn of_rows(x: &Array, rows: &Range<i32>) -> framework::Result<Array> {
+    match x.shape() {
+        [1, ..] => Ok(x.clone()),
+        _ => math::slice(x, 0, rows.start, rows.end),
+    }
+}

@@ -1,8 +1,8 @@
 //! Attention: one struct for every model, one function for every score.
 
 use crate::{
-    AnyNorm, AnyPosition, Init, KvCache, Linear, Lowered, Module, Norm, Param, Position, Result, call, math, memory,
-    position::Angles, tap,
+    AnyNorm, AnyPosition, Cond, Error, Init, KvCache, Linear, Lowered, Module, Norm, Param, Position, Result, call,
+    math, memory, position::Angles, tap,
 };
 use mlx_rs::{Array, fast, ops};
 
@@ -13,8 +13,17 @@ pub struct At<'a> {
     pub angles: Option<&'a Angles>,
     /// The mask of this call.
     pub mask: &'a Lowered,
-    /// The condition of this call for modulated blocks, `[B, C]` or by token `[B, L, C]`, activated once by the model.
-    pub cond: Option<&'a Array>,
+    /// The condition of this call for modulated blocks.
+    pub cond: Option<Cond<'a>>,
+}
+
+/// What tokens attend to beside themselves: a text, an image.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// `[B, S, C]`.
+    pub tokens: &'a Array,
+    /// Which of them a token sees.
+    pub mask: &'a Lowered,
 }
 
 /// Where queries, keys and values come from; a checkpoint's grouping is kept, because it is what its adapters name.
@@ -181,9 +190,29 @@ impl Attention {
 impl<N: Norm, P: Position> Attention<N, P> {
     /// Self-attention: `x` `[B, L, in]` → `[B, L, out]`. With a state, keys and values of earlier calls are seen too.
     pub fn forward(&self, x: &Array, at: &At, state: Option<&mut KvCache>) -> Result<Array> {
-        let [q, k, v] = self.heads(x, x, at, state)?;
+        let heads = self.heads(x, x, at, state)?;
+        self.gather(heads, at.mask)
+    }
+
+    /// Cross-attention: `x` `[B, L, in]` asks a context of its own width → `[B, L, out]`. Neither is rotated, since one
+    /// table of positions does not serve both.
+    ///
+    /// # Errors
+    /// When queries and keys are one projection, or there is a rope.
+    pub fn cross(&self, x: &Array, context: &Context) -> Result<Array> {
+        if let Qkv::Fused { .. } = self.qkv {
+            let problem = "one projection for queries and keys cannot attend to a context; project them separately";
+            return Err(Error::argument("qkv", problem));
+        }
+        let at = At { angles: None, mask: context.mask, cond: None };
+        let heads = self.heads(x, context.tokens, &at, None)?;
+        self.gather(heads, context.mask)
+    }
+
+    /// Attends and projects out.
+    fn gather(&self, [q, k, v]: [Array; 3], mask: &Lowered) -> Result<Array> {
         let sinks = self.sinks.as_ref().map(Param::get);
-        let y = attend(&q, &k, &v, at.mask, &self.score, sinks.as_ref())?;
+        let y = attend(&q, &k, &v, mask, &self.score, sinks.as_ref())?;
         call!(self.o.forward(&tap::named("attended", y)))
     }
 
@@ -399,6 +428,22 @@ mod tests {
             let score = Score { softcap, ..Score::of(8) };
             let y = attend(&q, &k, &v, &mask, &score, None).unwrap();
             assert!(math::is_finite(&y).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_cannot_attend_to_a_context_says_so() {
+        let mut init = Init::default();
+        let sizes = Heads { heads: 2, kv_heads: 2, head_dim: 8 };
+        let x = init.normal(&[1, 3, 16], 1.0).unwrap().get();
+        let context = Context { tokens: &x, mask: &Lowered::None };
+        let qkv = Qkv::Fused { qkv: Linear::new(16, 48, false, &mut init).unwrap() };
+        let fused = Attention { qkv, ..Attention::plain(sizes, 16, false, &mut init).unwrap() };
+        let position = AnyPosition::Rope(crate::Rope::new(8, 100.0, crate::Layout::HalfSplit));
+        let rotating = Attention { position, ..Attention::plain(sizes, 16, false, &mut init).unwrap() };
+        for (attention, expected) in [(fused, "separately"), (rotating, "rope")] {
+            let error = attention.cross(&x, &context).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
         }
     }
 

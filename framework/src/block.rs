@@ -1,8 +1,8 @@
 //! Transformer blocks.
 
 use crate::{
-    AnyFfn, AnyModulation, AnyNorm, AnyPosition, At, Attention, Error, Ffn, KvCache, Modulation, Norm, Position,
-    Result, call, within,
+    AnyFfn, AnyModulation, AnyNorm, AnyPosition, At, Attention, Ffn, KvCache, Mod, Modulation, Norm, Position, Result,
+    call, within,
 };
 use mlx_rs::Array;
 
@@ -56,13 +56,8 @@ crate::module! {
 impl<F: Ffn, M: Modulation, N: Norm, P: Position> Block<F, M, N, P> {
     /// `[B, L, D]` → `[B, L, D]`; with a state, earlier calls are seen too.
     pub fn forward(&self, x: &Array, at: &At, state: Option<&mut KvCache>) -> Result<Array> {
-        let mods = within!(self.modulation => self.modulation.sublayers(at, 2))?;
-        let [outer, inner] = &mods[..] else {
-            return Err(Error::argument("modulation", "two sublayers need two parts"));
-        };
-        let h = outer.before(call!(self.norm1.forward(x))?)?;
-        let x = outer.after(x, &call!(self.attn.forward(&h, at, state))?)?;
-        let h = inner.before(call!(self.norm2.forward(&x))?)?;
-        inner.after(&x, &call!(self.ffn.forward(&h))?)
+        let [outer, inner] = within!(self.modulation => self.modulation.sublayers(at, 2).and_then(Mod::exactly))?;
+        let x = outer.around(x, call!(self.norm1.forward(x))?, |h| call!(self.attn.forward(h, at, state)))?;
+        inner.around(&x, call!(self.norm2.forward(&x))?, |h| call!(self.ffn.forward(h)))
     }
 }

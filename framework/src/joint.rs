@@ -62,8 +62,7 @@ fn project<F: Ffn, M: Modulation, N: Norm, P: Position>(
     x: &Array,
     at: &At,
 ) -> Result<([Mod; 2], [Array; 3])> {
-    let mods = within!(block.modulation => block.modulation.sublayers(at, 2))?;
-    let mods: [Mod; 2] = mods.try_into().map_err(|_| Error::argument("modulation", "two sublayers need two parts"))?;
+    let mods = within!(block.modulation => block.modulation.sublayers(at, 2).and_then(Mod::exactly::<2>))?;
     let [outer, _] = &mods;
     let h = outer.before(call!(block.norm1.forward(x))?)?;
     let parts = within!(block.attn => block.attn.heads(&h, &h, at, None))?;
@@ -79,8 +78,7 @@ fn finish<F: Ffn, M: Modulation, N: Norm, P: Position>(
 ) -> Result<Array> {
     let y = call!(block.attn.o.forward(attended))?;
     let x = outer.after(x, &y)?;
-    let h = inner.before(call!(block.norm2.forward(&x))?)?;
-    inner.after(&x, &call!(block.ffn.forward(&h))?)
+    inner.around(&x, call!(block.norm2.forward(&x))?, |h| call!(block.ffn.forward(h)))
 }
 
 /// A block whose attention and feed-forward network run side by side on one norm
@@ -118,8 +116,7 @@ crate::module! {
 impl<M: Modulation, N: Norm, P: Position> Single<M, N, P> {
     /// `[B, L, D]` → `[B, L, D]`.
     pub fn forward(&self, x: &Array, at: &At) -> Result<Array> {
-        let mods = within!(self.modulation => self.modulation.sublayers(at, 1))?;
-        let m = mods.first().ok_or_else(|| Error::argument("modulation", "one sublayer needs one part"))?;
+        let [m] = within!(self.modulation => self.modulation.sublayers(at, 1).and_then(Mod::exactly))?;
         let h = m.before(call!(self.norm.forward(x))?)?;
         let all = call!(self.proj_in.forward(&h))?;
         let Heads { heads, kv_heads, head_dim } = self.sizes;

@@ -146,6 +146,13 @@ impl<M: Module + ?Sized> Module for Box<M> {
 /// }
 /// module! { enum[] Mixer { Mixer::Attention, Mixer::Pool } }
 ///
+/// // Where some variants have no part, `..` stands for them.
+/// enum Pooling {
+///     Learned(Pooler),
+///     Mean,
+/// }
+/// module! { enum[] Pooling { Pooling::Learned, .. } }
+///
 /// // The named fields of a variant are segments.
 /// enum Gate {
 ///     Own { gate: Param },
@@ -176,18 +183,24 @@ macro_rules! module {
         }
     };
     (enum [$($generics:tt)*] $type:ty { $($variant:path),* $(,)? }) => {
+        $crate::module! { @enum [$($generics)*] $type { $($variant),* } }
+    };
+    (enum [$($generics:tt)*] $type:ty { $($variant:path),* , .. }) => {
+        $crate::module! { @enum [$($generics)*] $type { $($variant),* } _ }
+    };
+    (@enum [$($generics:tt)*] $type:ty { $($variant:path),* } $($rest:tt)?) => {
         impl<$($generics)*> $crate::Module for $type {
             fn each<'a>(&'a self, f: &mut dyn FnMut(&str, &'a dyn $crate::Module)) {
-                match self { $($variant(part) => $crate::Module::each(part, f),)* }
+                match self { $($variant(part) => $crate::Module::each(part, f),)* $($rest => {})? }
             }
             fn each_mut(&mut self, f: &mut dyn FnMut(&str, &mut dyn $crate::Module)) {
-                match self { $($variant(part) => $crate::Module::each_mut(part, f),)* }
+                match self { $($variant(part) => $crate::Module::each_mut(part, f),)* $($rest => {})? }
             }
             fn leaf(&self) -> $crate::Leaf<'_> {
-                match self { $($variant(part) => $crate::Module::leaf(part),)* }
+                match self { $($variant(part) => $crate::Module::leaf(part),)* $($rest => $crate::Leaf::Branch)? }
             }
             fn leaf_mut(&mut self) -> $crate::LeafMut<'_> {
-                match self { $($variant(part) => $crate::Module::leaf_mut(part),)* }
+                match self { $($variant(part) => $crate::Module::leaf_mut(part),)* $($rest => $crate::LeafMut::Branch)? }
             }
         }
     };

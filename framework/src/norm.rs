@@ -137,6 +137,31 @@ fn standardised(x: &Array, moments: &Array, eps: f32) -> Result<Array> {
     Ok(normal.as_dtype(x.dtype())?)
 }
 
+/// A norm over all heads of a query or key at once: `[…, H, D]` is normalised as `[…, H·D]` (Wan, LTX).
+///
+/// Transparent: the norm adds no segment to the path.
+#[derive(Debug)]
+pub struct AcrossHeads<N = RmsNorm>(pub N);
+
+impl<N: Norm> Norm for AcrossHeads<N> {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        let &[ref leading @ .., _, _] = x.shape() else {
+            return Err(Error::argument("x", format!("shape {:?} where […, H, D] is normalised", x.shape())));
+        };
+        let flat = x.reshape(&[leading, &[-1]].concat())?;
+        Ok(self.0.forward(&flat)?.reshape(x.shape())?)
+    }
+}
+
+impl<N: Norm> Module for AcrossHeads<N> {
+    fn each<'a>(&'a self, f: &mut dyn FnMut(&str, &'a dyn Module)) {
+        self.0.each(f);
+    }
+    fn each_mut(&mut self, f: &mut dyn FnMut(&str, &mut dyn Module)) {
+        self.0.each_mut(f);
+    }
+}
+
 /// A norm chosen by a config.
 pub enum AnyNorm {
     /// RMSNorm.
@@ -145,43 +170,26 @@ pub enum AnyNorm {
     Layer(LayerNorm),
     /// GroupNorm.
     Group(GroupNorm),
+    /// RMSNorm over all heads at once.
+    AcrossHeads(AcrossHeads),
     /// The identity.
     None,
     /// One's own.
     Custom(Box<dyn Norm + Send>),
 }
-
-impl AnyNorm {
-    fn part(&self) -> Option<&dyn Norm> {
-        match self {
-            Self::Rms(norm) => Some(norm),
-            Self::Layer(norm) => Some(norm),
-            Self::Group(norm) => Some(norm),
-            Self::None => None,
-            Self::Custom(norm) => Some(&**norm),
-        }
-    }
+crate::module! {
+    enum[] AnyNorm { AnyNorm::Rms, AnyNorm::Layer, AnyNorm::Group, AnyNorm::AcrossHeads, AnyNorm::Custom, .. }
 }
 
 impl Norm for AnyNorm {
     fn forward(&self, x: &Array) -> Result<Array> {
-        self.part().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
-    }
-}
-
-impl Module for AnyNorm {
-    fn each<'a>(&'a self, f: &mut dyn FnMut(&str, &'a dyn Module)) {
-        if let Some(norm) = self.part() {
-            norm.each(f);
-        }
-    }
-    fn each_mut(&mut self, f: &mut dyn FnMut(&str, &mut dyn Module)) {
         match self {
-            Self::Rms(norm) => norm.each_mut(f),
-            Self::Layer(norm) => norm.each_mut(f),
-            Self::Group(norm) => norm.each_mut(f),
-            Self::None => {}
-            Self::Custom(norm) => norm.each_mut(f),
+            Self::Rms(norm) => norm.forward(x),
+            Self::Layer(norm) => norm.forward(x),
+            Self::Group(norm) => norm.forward(x),
+            Self::AcrossHeads(norm) => norm.forward(x),
+            Self::None => Ok(x.clone()),
+            Self::Custom(norm) => norm.forward(x),
         }
     }
 }
@@ -198,6 +206,7 @@ mod tests {
             AnyNorm::Layer(LayerNorm::new(6, 1e-6, &mut init).unwrap()),
             AnyNorm::Layer(LayerNorm::plain(1e-6)),
             AnyNorm::Group(GroupNorm::new(3, 6, 1e-6, &mut init).unwrap()),
+            AnyNorm::AcrossHeads(AcrossHeads(RmsNorm::new(18, 1e-6, &mut init).unwrap())),
             AnyNorm::None,
         ];
         for dtype in [Dtype::Float32, Dtype::Bfloat16] {

@@ -462,6 +462,7 @@ pub enum AnyPosition {
     /// One's own.
     Custom(Box<dyn Position + Send>),
 }
+crate::module! { enum[] AnyPosition { AnyPosition::Rope, AnyPosition::Custom, .. } }
 
 impl Position for AnyPosition {
     fn rotate(&self, x: &Array, at: &At) -> Result<Array> {
@@ -469,19 +470,6 @@ impl Position for AnyPosition {
             Self::Rope(rope) => rope.rotate(x, at),
             Self::None => Ok(x.clone()),
             Self::Custom(position) => position.rotate(x, at),
-        }
-    }
-}
-
-impl Module for AnyPosition {
-    fn each<'a>(&'a self, f: &mut dyn FnMut(&str, &'a dyn Module)) {
-        if let Self::Custom(position) = self {
-            position.each(f);
-        }
-    }
-    fn each_mut(&mut self, f: &mut dyn FnMut(&str, &mut dyn Module)) {
-        if let Self::Custom(position) = self {
-            position.each_mut(f);
         }
     }
 }

@@ -6,6 +6,7 @@ Arrays are channels last. `config` dictionaries have the fields that fixtures/RE
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -276,52 +277,196 @@ def attend(
     return np.einsum("bhls,bshd->blhd", weights, v).reshape(batch, queries, heads * dims)
 
 
-def attention(x: Array, positions: Array | None, weights: Weights, config: Config) -> Array:
-    """Causal self-attention: project, norm queries and keys a head, rotate, attend, project out."""
+def attention(
+    x: Array,
+    positions: Array | None,
+    weights: Weights,
+    config: Config,
+    context: Array | None = None,
+    mask: Array | None = None,
+) -> Array:
+    """Attention to x or to a context: project, norm queries and keys a head or whole, rotate, attend, project out.
+
+    `mask` is [B, S] for the kind `keys`: what of the context is no padding.
+    """
     heads, kv_heads, dims = config["heads"], config["kv_heads"], config["head_dim"]
-    q, k, v = _query_key_value(x, weights, config)
+    context = x if context is None else context
+    q, k, v = _query_key_value(x, context, weights, config)
+    norm = config.get("qk_norm") or {"kind": "none"}
+    if norm["kind"] == "rms_across_heads":
+        q, k = _query_key_norms(q, k, weights, norm)
     q = q.reshape(*x.shape[:2], heads, dims)
-    k = k.reshape(*x.shape[:2], kv_heads, dims)
-    v = v.reshape(*x.shape[:2], kv_heads, dims)
-    if norm := config.get("qk_norm"):
-        q = rms_norm(q, weights["q_norm.weight"], norm["eps"])
-        k = rms_norm(k, weights["k_norm.weight"], norm["eps"])
+    k = k.reshape(*context.shape[:2], kv_heads, dims)
+    v = v.reshape(*context.shape[:2], kv_heads, dims)
+    if norm["kind"] == "rms":
+        q, k = _query_key_norms(q, k, weights, norm)
     if config.get("rope"):
         q, k = rope(q, positions, config["rope"]), rope(k, positions, config["rope"])
-    out = attend(q, k, v, {"mask": {"kind": "causal"}})
-    return _projection(out, weights, "o")
+    seen = config["mask"]
+    if seen["kind"] == "keys":
+        seen, mask = {"kind": "boolean"}, mask[:, None, None]
+    return _projection(attend(q, k, v, {"mask": seen}, mask), weights, "o")
 
 
-def _query_key_value(x: Array, weights: Weights, config: Config) -> tuple[Array, Array, Array]:
+def _query_key_norms(q: Array, k: Array, weights: Weights, config: Config) -> tuple[Array, Array]:
+    eps = config["eps"]
+    return rms_norm(q, weights["q_norm.weight"], eps), rms_norm(k, weights["k_norm.weight"], eps)
+
+
+def _query_key_value(x: Array, context: Array, weights: Weights, config: Config) -> tuple[Array, Array, Array]:
     queries = config["heads"] * config["head_dim"]
     keys = config["kv_heads"] * config["head_dim"]
     match config["qkv"]:
         case "separate":
-            return _projection(x, weights, "q"), _projection(x, weights, "k"), _projection(x, weights, "v")
+            return _projection(x, weights, "q"), _projection(context, weights, "k"), _projection(context, weights, "v")
         case "fused":
             q, k, v = np.split(_projection(x, weights, "qkv"), [queries, queries + keys], -1)
             return q, k, v
         case "key_value":
-            k, v = np.split(_projection(x, weights, "kv"), [keys], -1)
+            k, v = np.split(_projection(context, weights, "kv"), [keys], -1)
             return _projection(x, weights, "q"), k, v
         case "key_is_value":
-            k = _projection(x, weights, "k")
+            k = _projection(context, weights, "k")
             return _projection(x, weights, "q"), k, k
         case other:
             raise ValueError(f"unknown qkv {other}")
 
 
-def block(x: Array, positions: Array | None, weights: Weights, config: Config) -> tuple[Array, dict[str, Array]]:
+# Modulation
+
+
+@dataclass(frozen=True)
+class Mod:
+    """What a condition does around a sublayer; the fields are 0, 0, 1 or [B, 1 or L, D]."""
+
+    shift: Array | float = 0.0
+    scale: Array | float = 0.0
+    gate: Array | float = 1.0
+
+    def before(self, x: Array) -> Array:
+        return x * (1 + self.scale) + self.shift
+
+
+def modulation(weights: Weights, config: Config, cond: Array | None, chunks: Array | None) -> tuple[Mod, Mod]:
+    """Around the two modulated sublayers of a block.
+
+    `ada_ln_zero` (arXiv:2212.09748) and `tanh_gated` (Lumina 2, arXiv:2503.21758) project `cond` [B, C] or [B, L, C];
+    `shared` (FLUX.2) takes the model's `chunks` [B, 1 or L, 6, D], and `table` (arXiv:2310.00426) adds its own to them.
+    """
+    kind = (config.get("modulation") or {"kind": "none"})["kind"]
+    if kind in ("ada_ln_zero", "tanh_gated"):
+        projected = _projection(cond if cond.ndim == 3 else cond[:, None], weights, "modulation.linear")
+        parts = np.split(projected, 6 if kind == "ada_ln_zero" else 4, -1)
+    match kind:
+        case "none":
+            return Mod(), Mod()
+        case "tanh_gated":
+            return Mod(0.0, parts[0], np.tanh(parts[1])), Mod(0.0, parts[2], np.tanh(parts[3]))
+        case "shared":
+            parts = [chunks[:, :, i] for i in range(6)]
+        case "table":
+            parts = [chunks[:, :, i] + weights["modulation.scale_shift_table"][i] for i in range(6)]
+    return Mod(*parts[:3]), Mod(*parts[3:])
+
+
+# Blocks
+
+
+def norm(x: Array, weights: Weights, config: Config | None) -> Array:
+    """A norm by its kind; none is the identity."""
+    match config:
+        case None:
+            return x
+        case {"kind": "rms"}:
+            return rms_norm(x, weights["weight"], config["eps"])
+        case {"kind": "layer"}:
+            return layer_norm(x, weights.get("weight"), weights.get("bias"), config["eps"])
+        case other:
+            raise ValueError(f"unknown norm {other}")
+
+
+def feed_forward(x: Array, weights: Weights, config: Config) -> Array:
+    """A feed-forward network by its kind."""
+    forward = glu if config["kind"] == "glu" else mlp
+    return forward(x, weights, config["activation"])
+
+
+def part(weights: Weights, name: str) -> Weights:
+    """The parameters below a name."""
+    return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+
+
+def block(
+    x: Array,
+    positions: Array | None,
+    weights: Weights,
+    config: Config,
+    cond: Array | None = None,
+    chunks: Array | None = None,
+) -> tuple[Array, dict[str, Array]]:
     """Pre-norm block, x + attn(norm1(x)) then x + ffn(norm2(x)) (arXiv:2002.04745); and its inner values."""
-    eps, ffn = config["norm"]["eps"], config["ffn"]
+    outer, inner = modulation(weights, config, cond, chunks)
+    norm1 = norm(x, part(weights, "norm1"), config["norm"])
+    attn = attention(outer.before(norm1), positions, part(weights, "attn"), config["attention"])
+    x = x + outer.gate * attn
+    norm2 = norm(x, part(weights, "norm2"), config["norm"])
+    ffn = feed_forward(inner.before(norm2), part(weights, "ffn"), config["ffn"])
+    return x + inner.gate * ffn, {"norm1": norm1, "attn": attn, "norm2": norm2, "ffn": ffn}
 
-    def part(name: str) -> Weights:
-        return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
 
-    norm1 = rms_norm(x, weights["norm1.weight"], eps)
-    attn = attention(norm1, positions, part("attn"), config["attention"])
-    x = x + attn
-    norm2 = rms_norm(x, weights["norm2.weight"], eps)
-    forward = glu if ffn["kind"] == "glu" else mlp
-    inner = forward(norm2, part("ffn"), ffn["activation"])
-    return x + inner, {"norm1": norm1, "attn": attn, "norm2": norm2, "ffn": inner}
+def sandwich(
+    x: Array, positions: Array | None, weights: Weights, config: Config, cond: Array | None = None
+) -> tuple[Array, dict[str, Array]]:
+    """Sandwich-norm block, x + norm2(attn(norm1(x))) and the same with ffn (arXiv:2105.13290); and its inner values."""
+    outer, inner = modulation(weights, config, cond, None)
+    norm1 = norm(x, part(weights, "norm1"), config["norm"])
+    attn = attention(outer.before(norm1), positions, part(weights, "attn"), config["attention"])
+    norm2 = norm(attn, part(weights, "norm2"), config["norm"])
+    x = x + outer.gate * norm2
+    ffn_norm1 = norm(x, part(weights, "ffn_norm1"), config["norm"])
+    ffn = feed_forward(inner.before(ffn_norm1), part(weights, "ffn"), config["ffn"])
+    ffn_norm2 = norm(ffn, part(weights, "ffn_norm2"), config["norm"])
+    values = {"norm1": norm1, "attn": attn, "norm2": norm2, "ffn_norm1": ffn_norm1, "ffn": ffn, "ffn_norm2": ffn_norm2}
+    return x + inner.gate * ffn_norm2, values
+
+
+def cross(
+    x: Array,
+    context: Array,
+    weights: Weights,
+    config: Config,
+    *,
+    positions: Array | None = None,
+    mask: Array | None = None,
+    chunks: Array | None = None,
+) -> tuple[Array, dict[str, Array]]:
+    """x + attn1(norm1(x)), x + attn2(norm2(x), context), x + ffn(norm3(x)); and its inner values.
+
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.1, with the norms before; the first and the last are modulated.
+    """
+    outer, inner = modulation(weights, config, None, chunks)
+    norm1 = norm(x, part(weights, "norm1"), config["norm1"])
+    attn1 = attention(outer.before(norm1), positions, part(weights, "attn1"), config["attn1"])
+    x = x + outer.gate * attn1
+    norm2 = norm(x, part(weights, "norm2"), config["norm2"])
+    attn2 = attention(norm2, None, part(weights, "attn2"), config["attn2"], context, mask)
+    x = x + attn2
+    norm3 = norm(x, part(weights, "norm3"), config["norm3"])
+    ffn = feed_forward(inner.before(norm3), part(weights, "ffn"), config["ffn"])
+    values = {"norm1": norm1, "attn1": attn1, "norm2": norm2, "attn2": attn2, "norm3": norm3, "ffn": ffn}
+    return x + inner.gate * ffn, values
+
+
+def spatial_transformer(
+    x: Array, context: Array, weights: Weights, config: Config, mask: Array | None
+) -> tuple[Array, dict[str, Array]]:
+    """x [B, H, W, C] + proj_out(blocks(proj_in(norm(x)))), arXiv:2112.10752; and what its parts return."""
+    normal = group_norm(x, weights["norm.weight"], weights["norm.bias"], config["groups"], config["eps"])
+    h = _projection(normal.reshape(x.shape[0], -1, x.shape[-1]), weights, "proj_in")
+    values = {"norm": normal, "proj_in": h}
+    for index in range(config["layers"]):
+        name = f"transformer_blocks.{index}"
+        h, _ = cross(h, context, part(weights, name), config["block"], mask=mask)
+        values[name] = h
+    values["proj_out"] = _projection(h, weights, "proj_out")
+    return x + values["proj_out"].reshape(x.shape), values

@@ -3,13 +3,17 @@
 //! `fixtures/README.md` says what each takes; its references are float64 twins in NumPy.
 
 use framework::weights::WeightMap;
-use framework::{Array, Attention, Block, Embedding, Glu, GroupNorm, Init, LayerNorm, Linear, Mlp, RmsNorm, Rope};
-use framework::{Leaf, LeafMut, Module};
+use framework::{
+    Array, Attention, Block, Cross, Embedding, Glu, GroupNorm, Init, LayerNorm, Linear, Mlp, RmsNorm, Rope,
+};
+use framework::{Leaf, LeafMut, Module, Sandwich, SpatialTransformer};
 use serde::de::DeserializeOwned;
 use zoo::registry::{Layout, entry, json_config};
 use zoo::{Arguments, Entry, Error, Family, Outputs, Result};
 
 mod attention;
+mod block;
+mod cross;
 mod layers;
 mod norms;
 mod rope;
@@ -29,6 +33,9 @@ pub const BLOCKS: &[Entry] = &[
     entry::<Built<Attend>>(),
     entry::<Built<Attention>>(),
     entry::<Built<Block>>(),
+    entry::<Built<Sandwich>>(),
+    entry::<Built<Cross>>(),
+    entry::<Built<SpatialTransformer>>(),
 ];
 
 /// How a block is built from the fields of a case, and called with its inputs.

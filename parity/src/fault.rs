@@ -75,6 +75,8 @@ pub enum Operation {
 pub enum Rewrite {
     /// Every element becomes one: a mask that hides nothing.
     Ones,
+    /// The elements move up by so many, the first ones to the end: chunks in another order.
+    Shift(usize),
     /// `None` is given instead.
     Drop,
 }
@@ -216,19 +218,21 @@ impl Fault {
         let Value::Tensor(stored) = argument else {
             return Err(self.refuse(format!("{name} is not a tensor")));
         };
-        *argument = match rewrite {
-            Rewrite::Drop => Value::Null,
-            Rewrite::Ones => {
-                let old = stored.read()?;
-                let mut new = old.clone();
-                new.data.fill_with_ones();
-                if new == old {
-                    return Err(self.refuse(format!("{name} is ones already")));
-                }
-                npy::write(&changed, &new)?;
-                Value::Tensor(Stored { file: changed, ..stored.clone() })
+        let old = stored.read()?;
+        let mut new = old.clone();
+        match rewrite {
+            Rewrite::Drop => {
+                *argument = Value::Null;
+                return Ok(case);
             }
-        };
+            Rewrite::Ones => new.data.fill_with_ones(),
+            Rewrite::Shift(by) => new.data.roll(by),
+        }
+        if new == old {
+            return Err(self.refuse(format!("{name} is the same after it")));
+        }
+        npy::write(&changed, &new)?;
+        *argument = Value::Tensor(Stored { file: changed, ..stored.clone() });
         Ok(case)
     }
 }
@@ -315,6 +319,7 @@ mod tests {
             Fault::weight("swapped", "layers.0.ff.weight", swap, "layers.0.ff"),
             Fault::weight("head", "head.weight", Operation::Roll(1), "output/0/sample"),
             Fault::input("mask", "inputs/0/mask", Rewrite::Ones, "layers.0.norm"),
+            Fault::input("shifted", "inputs/0/mask", Rewrite::Shift(1), "layers.0.norm"),
             Fault::input("no-mask", "inputs/0/mask", Rewrite::Drop, "layers.0.norm"),
         ] {
             proved(&fault).unwrap();
@@ -341,6 +346,7 @@ mod tests {
             Fault::exchange("none", "layers.0.q.weight", "layers.0.ff.weight", ""),
             Fault::exchange("none", "layers.0.q.weight", "layers.0.q.weight", ""),
             Fault::input("none", "inputs/0/nothing", Rewrite::Ones, ""),
+            Fault::input("none", "inputs/0/mask", Rewrite::Shift(0), ""),
             weight(Operation::Roll(1)),
             weight(Operation::Transpose),
             weight(Operation::Swap { chunks: 2, first: 0, second: 1 }),

@@ -139,6 +139,18 @@ impl Data {
         }
     }
 
+    /// Moves the elements up by so many, the first ones to the end.
+    pub(crate) fn roll(&mut self, by: usize) {
+        let by = by % self.len().max(1);
+        match self {
+            Self::F32(v) => v.rotate_left(by),
+            Self::F64(v) => v.rotate_left(by),
+            Self::I64(v) => v.rotate_left(by),
+            Self::U64(v) => v.rotate_left(by),
+            Self::Bool(v) => v.rotate_left(by),
+        }
+    }
+
     fn none_of(&self) -> Self {
         match self {
             Self::F32(_) => Self::F32(Vec::new()),

@@ -9,7 +9,7 @@ use libtest_mimic::{Arguments, Trial};
 use parity::Suite;
 use parity::case::Case;
 use parity::fault::Operation::{self, Negate, Roll, Swap, Transpose};
-use parity::fault::Rewrite::{self, Drop, Ones};
+use parity::fault::Rewrite::{self, Drop, Ones, Shift};
 use parity::fault::{Change, Fault};
 use parity::suite::{Found, find};
 use serde_json::{Value as Json, json};
@@ -183,15 +183,58 @@ fn attention() -> Vec<Row> {
         ("attention-key-value", weight(HALVES, "kv.weight", OUT)),
         ("attention-key-is-value", weight(HALVES, "k.weight", OUT)),
         ("attention-*", weight(Roll(1), "o.weight", OUT)),
-        ("block-*", times(10.0, "/norm/eps", "norm1")),
-        ("block-*", times(1.01, "/attention/rope/theta", "attn")),
-        ("block-*", set("/attention/mask", sees("none"), "attn")),
-        ("block-*", swapped("norm1.weight", "norm2.weight", "norm1")),
+        ("block-pre-norm-*", times(10.0, "/norm/eps", "norm1")),
+        ("block-pre-norm-*", times(1.01, "/attention/rope/theta", "attn")),
+        ("block-pre-norm-*", set("/attention/mask", sees("none"), "attn")),
+        ("block-pre-norm-*", swapped("norm1.weight", "norm2.weight", "norm1")),
         ("block-*", swapped("attn.k.weight", "attn.v.weight", "attn")),
-        ("block-*", weight(Roll(1), "norm2.weight", "norm2")),
+        ("block-pre-norm-*", weight(Roll(1), "norm2.weight", "norm2")),
         ("block-*", weight(Negate, "ffn.down.weight", "ffn")),
         ("block-pre-norm-glu", swapped("ffn.gate.weight", "ffn.up.weight", "ffn")),
         ("block-pre-norm-mlp", set("/ffn/activation", json!("gelu_tanh"), "ffn")),
+    ]
+}
+
+/// Modulated blocks and those that attend to a context; of width 16.
+fn modulated() -> Vec<Row> {
+    let chunks = |chunks, first, second| Swap { chunks, first, second };
+    let [linear, table] = ["modulation.linear.weight", "modulation.scale_shift_table"];
+    let (tables, gated) = ("cross-wan* cross-pixart", "sandwich-tanh-gated");
+    vec![
+        ("block-ada-ln-zero", times(10.0, "/norm/eps", "attn")),
+        ("block-ada-ln-zero", weight(chunks(6, 0, 1), linear, "attn")),
+        ("block-ada-ln-zero", weight(chunks(6, 1, 4), linear, "attn")),
+        ("block-ada-ln-zero", weight(chunks(6, 2, 5), linear, "ffn")),
+        ("block-ada-ln-zero", weight(chunks(6, 3, 4), linear, "ffn")),
+        ("block-shared", times(10.0, "/norm/eps", "norm1")),
+        ("block-shared", input(Shift(16), "inputs/0/chunks", "attn")),
+        ("block-shared", input(Shift(3 * 16), "inputs/0/chunks", "attn")),
+        ("sandwich*", times(10.0, "/norm/eps", "norm1")),
+        ("sandwich*", swapped("norm1.weight", "norm2.weight", "norm1")),
+        ("sandwich*", swapped("norm2.weight", "ffn_norm2.weight", "norm2")),
+        ("sandwich*", swapped("ffn_norm1.weight", "ffn_norm2.weight", "ffn_norm1")),
+        ("sandwich*", times(1.01, "/attention/rope/theta", "attn")),
+        (gated, weight(chunks(4, 0, 1), linear, "attn")),
+        (gated, weight(chunks(4, 1, 3), linear, "ffn_norm1")),
+        (gated, weight(chunks(4, 2, 3), linear, "ffn")),
+        (tables, weight(chunks(6, 0, 1), table, "attn1")),
+        ("cross-wan", weight(chunks(6, 2, 5), table, "norm2")),
+        ("cross-wan-by-token cross-pixart", weight(chunks(6, 2, 5), table, "attn2")),
+        (tables, weight(chunks(6, 3, 4), table, "ffn")),
+        (tables, input(Shift(16), "inputs/0/chunks", "attn1")),
+        (tables, times(10.0, "/norm1/eps", "attn1")),
+        ("cross-wan*", set("/attn1/rope/axes", json!([2, 4, 2]), "attn1")),
+        ("cross-wan*", swapped("attn1.q_norm.weight", "attn1.k_norm.weight", "attn1")),
+        ("cross-*", swapped("attn2.k.weight", "attn2.v.weight", "attn2")),
+        ("cross-pixart cross-unet", input(Ones, "inputs/0/mask", "attn2")),
+        ("cross-unet", times(10.0, "/norm1/eps", "norm1")),
+        ("cross-unet", swapped("norm2.weight", "norm3.weight", "norm2")),
+        ("cross-unet", swapped("ffn.gate.weight", "ffn.up.weight", "ffn")),
+        ("spatial-transformer", times(10.0, "/eps", "norm")),
+        ("spatial-transformer", input(Ones, "inputs/0/mask", "transformer_blocks.0")),
+        ("spatial-transformer", weight(Roll(1), "proj_in.weight", "proj_in")),
+        ("spatial-transformer", weight(Roll(1), "transformer_blocks.1.attn2.o.weight", "transformer_blocks.1")),
+        ("spatial-transformer", weight(Negate, "proj_out.weight", "proj_out")),
     ]
 }
 
@@ -228,7 +271,7 @@ fn main() -> ExitCode {
     // The tensor library is not thread-safe.
     arguments.test_threads.get_or_insert(1);
     let suite = Arc::new(parity::models());
-    let blocks = [norms_and_layers(), ropes(), attention()].concat();
+    let blocks = [norms_and_layers(), ropes(), attention(), modulated()].concat();
     let mut trials = Vec::new();
     for (folder, rows) in [("llama", llama()), ("flux", flux()), ("framework", blocks)] {
         let cases = find(&[fixtures().join(folder)]).expect("the fixtures");

@@ -10,7 +10,15 @@ import mlx.core as mx
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers.models import Transformer2DModel
+from diffusers.models import attention as attention_module
 from diffusers.models.embeddings import apply_rotary_emb, get_1d_rotary_pos_embed
+from diffusers.models.transformers import (
+    transformer_ernie_image,
+    transformer_flux2,
+    transformer_wan,
+    transformer_z_image,
+)
 from transformers import LlamaConfig
 from transformers.activations import ACT2FN
 from transformers.models.gemma2 import modeling_gemma2
@@ -435,10 +443,11 @@ def attention_weights(draw: Draw, config: Config) -> Weights:
     }[config["qkv"]]
     weights: Weights = {}
     for part, out in parts.items():
-        weights |= draw.linear(part, dim, out, bias)
-    weights |= draw.linear("o", queries, dim, bias)
-    if config["qk_norm"]:
-        weights |= {f"{part}_norm.weight": draw.gain(config["head_dim"]) for part in "qk"}
+        weights |= draw.linear(part, dim if "q" in part else config.get("context", dim), out, bias)
+    weights |= draw.linear("o", queries, dim, config.get("out_bias", bias))
+    if norm := config["qk_norm"]:
+        width = queries if norm["kind"] == "rms_across_heads" else config["head_dim"]
+        weights |= {f"{part}_norm.weight": draw.gain(width) for part in "qk"}
     return weights
 
 
@@ -492,22 +501,349 @@ def attentions() -> Iterator[BlockCase]:
     yield attention("framework/attention-no-rope", 506, "separate", rope=None, kv_heads=6)
 
 
+def norm_weights(draw: Draw, name: str, dim: int, config: Config | None) -> Weights:
+    """Parameters of a norm by its kind."""
+    match config:
+        case {"kind": "rms"}:
+            return {f"{name}.weight": draw.gain(dim)}
+        case {"kind": "layer", "affine": True}:
+            return {f"{name}.weight": draw.gain(dim), f"{name}.bias": draw.normal(dim, scale=0.3)}
+        case _:
+            return {}
+
+
+def ffn_weights(draw: Draw, dim: int, config: Config) -> Weights:
+    """Parameters of a feed-forward network under the name `ffn`."""
+    weights: Weights = {}
+    for part in ["gate", "up"] if config["kind"] == "glu" else ["up"]:
+        weights |= draw.linear(f"ffn.{part}", dim, config["hidden"], config["bias"])
+    return weights | draw.linear("ffn.down", config["hidden"], dim, config["bias"])
+
+
+def modulation_weights(draw: Draw, dim: int, config: Config | None) -> Weights:
+    """Parameters of a modulation of two sublayers."""
+    match config:
+        case {"kind": "ada_ln_zero", "cond": cond}:
+            return draw.linear("modulation.linear", cond, 6 * dim, bias=True)
+        case {"kind": "tanh_gated", "cond": cond}:
+            return draw.linear("modulation.linear", cond, 4 * dim, bias=True)
+        case {"kind": "table"}:
+            return {"modulation.scale_shift_table": draw.normal(6, dim, scale=0.5)}
+        case _:
+            return {}
+
+
+def observed(activations: Weights, weights: Weights) -> Weights:
+    """The inner values of modules that have parameters: a map covers no others."""
+    return {path: value for path, value in activations.items() if twins.part(weights, path)}
+
+
+def under(name: str, weights: Weights) -> Weights:
+    """The same parameters below a name."""
+    return {f"{name}.{key}": value for key, value in weights.items()}
+
+
+def block_weights(draw: Draw, config: Config, norms: list[str]) -> Weights:
+    """Parameters of a block with one attention and the named norms."""
+    dim = config["dim"]
+    weights: Weights = {}
+    for name in norms:
+        weights |= norm_weights(draw, name, dim, config["norm"])
+    weights |= under("attn", attention_weights(draw, config["attention"]))
+    return weights | ffn_weights(draw, dim, config["ffn"]) | modulation_weights(draw, dim, config.get("modulation"))
+
+
 def block(name: str, seed: int, ffn: Config) -> BlockCase:
     draw, eps = Draw(seed), 1e-5
     inner = attention_config("separate", bias=True)
     config: Config = {"dim": 24, "norm": {"kind": "rms", "eps": eps}, "attention": inner, "ffn": ffn}
     x, positions = draw.normal(2, 7, 24), np.arange(7, dtype=np.int64)
     x[1, 3] *= np.float32(eps**0.5)
-    weights: Weights = {"norm1.weight": draw.gain(24), "norm2.weight": draw.gain(24)}
-    weights |= {f"attn.{key}": value for key, value in attention_weights(draw, inner).items()}
-    ffn_weights: Weights = {}
-    for part in ["gate", "up"] if ffn["kind"] == "glu" else ["up"]:
-        ffn_weights |= draw.linear(part, 24, ffn["hidden"], ffn["bias"])
-    ffn_weights |= draw.linear("down", ffn["hidden"], 24, ffn["bias"])
-    weights |= {f"ffn.{key}": value for key, value in ffn_weights.items()}
+    weights = block_weights(draw, config, ["norm1", "norm2"])
     output, activations = twins.block(x.astype(np.float64), positions, wide(weights), config)
     inputs = {"x": x, "positions": positions}
-    return BlockCase(name, "Block", seed, config, inputs, output, weights, activations)
+    return BlockCase(name, "Block", seed, config, inputs, output, weights, observed(activations, weights))
+
+
+# Modulated blocks, width 16 in 2 heads
+
+
+def small_attention(**fields: Any) -> Config:
+    """An attention of width 16 in 2 heads that sees everything and has no rope."""
+    plain: Config = {"dim": 16, "heads": 2, "kv_heads": 2, "rope": None, "mask": {"kind": "none"}}
+    return attention_config("separate", **(plain | fields))
+
+
+DIFFUSERS: dict[str, str] = {
+    ".q.": ".to_q.",
+    ".k.": ".to_k.",
+    ".v.": ".to_v.",
+    ".o.": ".to_out.0.",
+    ".q_norm.": ".norm_q.",
+    ".k_norm.": ".norm_k.",
+    "modulation.": "",
+}
+"""Parts of the framework's names and of diffusers'."""
+
+
+def loaded(module: torch.nn.Module, weights: Weights, names: dict[str, str]) -> torch.nn.Module:
+    """The module in float64 with exactly these parameters, renamed; a gated network's `up` and `gate` become one."""
+    state: dict[str, torch.Tensor] = {}
+    for name, value in weights.items():
+        for ours, theirs in (DIFFUSERS | names).items():
+            name = name.replace(ours, theirs)
+        # diffusers' GEGLU gates with the second half of its projection.
+        state[name] = torch.cat([state[name], tensor(value)]) if name in state else tensor(value)
+    own = module.state_dict()
+    module.load_state_dict({name: value.reshape(own[name].shape) for name, value in state.items()})
+    return module.double().eval()
+
+
+def block_ada_ln_zero(name: str, seed: int) -> BlockCase:
+    """A condition by token; FLUX.1's cases hold the order of the chunks against diffusers."""
+    draw, eps = Draw(seed), 1e-6
+    config: Config = {
+        "dim": 16,
+        "norm": {"kind": "layer", "eps": eps, "affine": False},
+        "attention": small_attention(rope=HALF_ROPE),
+        "ffn": {"kind": "mlp", "hidden": 24, "activation": "gelu_tanh", "bias": True},
+        "modulation": {"kind": "ada_ln_zero", "cond": 5},
+    }
+    inputs = {"x": draw.normal(2, 7, 16), "positions": np.arange(7, dtype=np.int64), "cond": draw.normal(2, 7, 5)}
+    inputs["x"][1, 3] *= np.float32(eps**0.5)
+    weights = block_weights(draw, config, ["norm1", "norm2"])
+    full = wide(inputs)
+    output, activations = twins.block(full["x"], inputs["positions"], wide(weights), config, full["cond"])
+    return BlockCase(name, "Block", seed, config, inputs, output, weights, observed(activations, weights))
+
+
+def block_shared(name: str, seed: int) -> BlockCase:
+    draw, eps = Draw(seed), 1e-6
+    config: Config = {
+        "dim": 16,
+        "norm": {"kind": "rms", "eps": eps},
+        "attention": small_attention(qk_norm={"kind": "rms", "eps": eps}),
+        "ffn": {"kind": "glu", "hidden": 24, "activation": "gelu", "bias": False},
+        "modulation": {"kind": "shared"},
+    }
+    inputs = {"x": draw.normal(2, 7, 16), "chunks": draw.normal(2, 1, 6, 16)}
+    inputs["x"][0, 2] *= np.float32(eps**0.5)
+    weights = block_weights(draw, config, ["norm1", "norm2"])
+    full = wide(inputs)
+    output, activations = twins.block(full["x"], None, wide(weights), config, chunks=full["chunks"])
+    names = {"norm1.": "adaLN_sa_ln.", "norm2.": "adaLN_mlp_ln.", "attn.": "self_attention."}
+    names |= {"ffn.gate.": "mlp.gate_proj.", "ffn.up.": "mlp.up_proj.", "ffn.down.": "mlp.linear_fc2."}
+    theirs = loaded(transformer_ernie_image.ErnieImageSharedAdaLNBlock(16, 2, 24, eps), weights, names)
+    # diffusers has the tokens first here.
+    chunks = [chunk.transpose(0, 1) for chunk in tensor(inputs["chunks"]).unbind(2)]
+    agree(name, output, theirs(tensor(inputs["x"]).transpose(0, 1), None, chunks).transpose(0, 1), FLOAT32)
+    flat = tensor(inputs["chunks"]).flatten(1)
+    split = [chunk for trio in transformer_flux2.Flux2Modulation.split(flat, 2) for chunk in trio]
+    agree(f"{name}: FLUX.2", inputs["chunks"], torch.stack(split, 2))
+    return BlockCase(name, "Block", seed, config, inputs, output, weights, observed(activations, weights))
+
+
+def sandwich(name: str, seed: int, modulated: bool) -> BlockCase:
+    """Z-Image's block, whose condition differs between noisy and clean tokens."""
+    draw, eps = Draw(seed), 1e-5
+    rope: Config = {"dims": 8, "layout": "interleaved", "theta": 256.0}
+    config: Config = {
+        "dim": 16,
+        "norm": {"kind": "rms", "eps": eps},
+        "attention": small_attention(qk_norm={"kind": "rms", "eps": 1e-5}, rope=rope),
+        "ffn": {"kind": "glu", "hidden": 42, "activation": "silu", "bias": False},
+    }
+    inputs = {"x": draw.normal(2, 7, 16), "positions": np.arange(7, dtype=np.int64)}
+    inputs["x"][1, 3] *= np.float32(eps**0.5)
+    noisy, clean, is_noisy = draw.normal(2, 16), draw.normal(2, 16), draw.integers(2, 2, 7)
+    if modulated:
+        config |= {"modulation": {"kind": "tanh_gated", "cond": 16}}
+        inputs |= {"cond": np.where(is_noisy[..., None] == 1, noisy[:, None], clean[:, None])}
+    weights = block_weights(draw, config, ["norm1", "norm2", "ffn_norm1", "ffn_norm2"])
+    full = wide(inputs)
+    output, activations = twins.sandwich(full["x"], inputs["positions"], wide(weights), config, full.get("cond"))
+
+    names = {"attn.": "attention.", "ffn.gate.": "feed_forward.w1.", "ffn.up.": "feed_forward.w3."}
+    names |= {"ffn.down.": "feed_forward.w2.", "linear.weight": "adaLN_modulation.0.weight"}
+    names |= {"linear.bias": "adaLN_modulation.0.bias"}
+    # `norm1` is also the end of `ffn_norm1`.
+    own = {f"norm{i}.weight": f"attention_norm{i}.weight" for i in (1, 2)}
+    renamed = {own.get(name, name): value for name, value in weights.items()}
+    block = transformer_z_image.ZImageTransformerBlock(0, 16, 2, 2, eps, True, modulation=modulated)
+    theirs = loaded(block, renamed, names)
+    angles, _ = twins.rope_angles(rope, inputs["positions"])
+    turns = torch.polar(torch.ones(1, *angles.shape), torch.from_numpy(angles).float()[None])
+    given = dict(attn_mask=None, freqs_cis=turns)
+    if modulated:
+        given |= dict(noise_mask=tensor(is_noisy), adaln_noisy=tensor(noisy), adaln_clean=tensor(clean))
+    agree(name, output, theirs(tensor(inputs["x"]), **given), FLOAT32)
+    return BlockCase(name, "Sandwich", seed, config, inputs, output, weights, observed(activations, weights))
+
+
+def cross_weights(draw: Draw, config: Config) -> Weights:
+    """Parameters of a block with self- and cross-attention."""
+    dim = config["dim"]
+    weights: Weights = {}
+    for name in ["norm1", "norm2", "norm3"]:
+        weights |= norm_weights(draw, name, dim, config[name])
+    for name in ["attn1", "attn2"]:
+        weights |= under(name, attention_weights(draw, config[name]))
+    return weights | ffn_weights(draw, dim, config["ffn"]) | modulation_weights(draw, dim, config.get("modulation"))
+
+
+PADDED = np.array([[True, True, True, False, False], [True, False, True, True, True]])
+"""A context of 5 tokens, some of which are padding."""
+
+
+def cross_wan(name: str, seed: int, cross_norm: bool, by_token: bool) -> BlockCase:
+    draw, eps = Draw(seed), 1e-6
+    plain = {"kind": "layer", "eps": eps, "affine": False}
+    attended: Config = {"bias": True, "qk_norm": {"kind": "rms_across_heads", "eps": eps}}
+    rope: Config = {"dims": 8, "layout": "interleaved", "theta": 10000.0, "axes": [4, 2, 2]}
+    config: Config = {
+        "dim": 16,
+        "norm1": plain,
+        "attn1": small_attention(**attended, rope=rope),
+        "norm2": plain | {"affine": True} if cross_norm else None,
+        "attn2": small_attention(**attended),
+        "norm3": plain,
+        "ffn": {"kind": "mlp", "hidden": 24, "activation": "gelu_tanh", "bias": True},
+        "modulation": {"kind": "table"},
+    }
+    frames, height, width = 3, 1, 3
+    positions = np.stack(np.meshgrid(*map(np.arange, (frames, height, width)), indexing="ij"), -1).reshape(-1, 3)
+    x, context = draw.normal(2, 9, 16), draw.normal(2, 5, 16)
+    x[1, 3] *= np.float32(eps**0.5)
+    chunks = draw.normal(2, 9 if by_token else 1, 6, 16, scale=0.7)
+    weights = cross_weights(draw, config)
+    inputs = {"x": x, "context": context, "positions": positions, "chunks": chunks}
+    full = wide(inputs)
+    output, activations = twins.cross(
+        full["x"], full["context"], wide(weights), config, positions=positions, chunks=full["chunks"]
+    )
+    names = {"ffn.up.": "ffn.net.0.proj.", "ffn.down.": "ffn.net.2."}
+    theirs = loaded(transformer_wan.WanTransformerBlock(16, 24, 2, cross_attn_norm=cross_norm, eps=eps), weights, names)
+    tables = transformer_wan.WanRotaryPosEmbed(8, (1, 1, 1), 32)(torch.zeros(1, 1, frames, height, width))
+    temb = tensor(chunks) if by_token else tensor(chunks)[:, 0]
+    agree(name, output, theirs(tensor(x), tensor(context), temb, tables), FLOAT32)
+    return BlockCase(name, "Cross", seed, config, inputs, output, weights, observed(activations, weights))
+
+
+def cross_pixart(name: str, seed: int) -> BlockCase:
+    draw, eps = Draw(seed), 1e-6
+    plain = {"kind": "layer", "eps": eps, "affine": False}
+    config: Config = {
+        "dim": 16,
+        "norm1": plain,
+        "attn1": small_attention(bias=True),
+        "norm2": None,
+        "attn2": small_attention(bias=True, context=11, mask={"kind": "keys"}),
+        "norm3": plain,
+        "ffn": {"kind": "mlp", "hidden": 24, "activation": "gelu_tanh", "bias": True},
+        "modulation": {"kind": "table"},
+    }
+    x, context, chunks = draw.normal(2, 7, 16), draw.normal(2, 5, 11), draw.normal(2, 1, 6, 16, scale=0.7)
+    x[1, 3] *= np.float32(eps**0.5)
+    weights = cross_weights(draw, config)
+    inputs = {"x": x, "context": context, "mask": PADDED, "chunks": chunks}
+    full = wide(inputs)
+    output, activations = twins.cross(
+        full["x"], full["context"], wide(weights), config, mask=PADDED, chunks=full["chunks"]
+    )
+    basic = attention_module.BasicTransformerBlock(
+        16,
+        2,
+        8,
+        cross_attention_dim=11,
+        activation_fn="gelu-approximate",
+        attention_bias=True,
+        norm_elementwise_affine=False,
+        norm_type="ada_norm_single",
+        norm_eps=eps,
+        ff_inner_dim=24,
+    )
+    theirs = loaded(basic, weights, {"ffn.up.": "ff.net.0.proj.", "ffn.down.": "ff.net.2."})
+    value = theirs(
+        tensor(x),
+        encoder_hidden_states=tensor(context),
+        encoder_attention_mask=hidden_keys(PADDED),
+        timestep=tensor(chunks).flatten(1),
+    )
+    agree(name, output, value)
+    return BlockCase(name, "Cross", seed, config, inputs, output, weights, observed(activations, weights))
+
+
+def hidden_keys(mask: Array) -> torch.Tensor:
+    """A padding mask [B, S] as diffusers' bias [B, 1, S]."""
+    return torch.where(torch.from_numpy(mask), 0.0, -10000.0).double()[:, None]
+
+
+def unet_block(dim: int, heads: int, context: int) -> Config:
+    """The block of Stable Diffusion's UNets; only the projections out have biases."""
+    norm = {"kind": "layer", "eps": 1e-5, "affine": True}
+    sizes: Config = {"dim": dim, "heads": heads, "kv_heads": heads, "head_dim": dim // heads, "out_bias": True}
+    return {
+        "dim": dim,
+        "norm1": norm,
+        "attn1": small_attention(**sizes),
+        "norm2": norm,
+        "attn2": small_attention(**sizes, context=context, mask={"kind": "keys"}),
+        "norm3": norm,
+        "ffn": {"kind": "glu", "hidden": 4 * dim, "activation": "gelu", "bias": True},
+    }
+
+
+GEGLU = {"ffn.up.": "ff.net.0.proj.", "ffn.gate.": "ff.net.0.proj.", "ffn.down.": "ff.net.2."}
+
+
+def up_first(weights: Weights) -> Weights:
+    """The same parameters with every `up` before its `gate`, as diffusers joins them."""
+    return dict(sorted(weights.items(), key=lambda item: "ffn.gate." in item[0]))
+
+
+def cross_unet(name: str, seed: int) -> BlockCase:
+    draw, config = Draw(seed), unet_block(16, 2, 11)
+    x, context = draw.normal(2, 7, 16), draw.normal(2, 5, 11)
+    x[1, 3] *= np.float32(1e-5**0.5)
+    weights = cross_weights(draw, config)
+    inputs = {"x": x, "context": context, "mask": PADDED}
+    full = wide(inputs)
+    output, activations = twins.cross(full["x"], full["context"], wide(weights), config, mask=PADDED)
+    basic = attention_module.BasicTransformerBlock(16, 2, 8, cross_attention_dim=11)
+    theirs = loaded(basic, up_first(weights), GEGLU)
+    bias = hidden_keys(PADDED)
+    value = theirs(tensor(x), encoder_hidden_states=tensor(context), encoder_attention_mask=bias)
+    agree(name, output, value)
+    return BlockCase(name, "Cross", seed, config, inputs, output, weights, observed(activations, weights))
+
+
+def spatial_transformer(name: str, seed: int) -> BlockCase:
+    draw, channels = Draw(seed), 6
+    config: Config = {"channels": channels, "groups": 3, "eps": 1e-6, "layers": 2, "block": unet_block(8, 2, 11)}
+    x, context = draw.normal(2, 3, 5, channels) + np.float32(0.3), draw.normal(2, 5, 11)
+    x[1, ..., :2] *= np.float32(1e-3)
+    weights: Weights = {"norm.weight": draw.gain(channels), "norm.bias": draw.normal(channels, scale=0.3)}
+    weights |= draw.linear("proj_in", channels, 8, bias=True) | draw.linear("proj_out", 8, channels, bias=True)
+    for index in range(2):
+        weights |= under(f"transformer_blocks.{index}", cross_weights(draw, config["block"]))
+    inputs = {"x": x, "context": context, "mask": PADDED}
+    full = wide(inputs)
+    output, activations = twins.spatial_transformer(full["x"], full["context"], wide(weights), config, PADDED)
+    model = Transformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=4,
+        in_channels=channels,
+        num_layers=2,
+        norm_num_groups=3,
+        cross_attention_dim=11,
+        use_linear_projection=True,
+    )
+    theirs = loaded(model, up_first(weights), GEGLU)
+    value = theirs(
+        tensor(x).permute(0, 3, 1, 2), encoder_hidden_states=tensor(context), encoder_attention_mask=hidden_keys(PADDED)
+    )
+    agree(name, output, value.sample.permute(0, 2, 3, 1))
+    return BlockCase(name, "SpatialTransformer", seed, config, inputs, output, weights, observed(activations, weights))
 
 
 def cases() -> list[BlockCase]:
@@ -532,4 +868,13 @@ def cases() -> list[BlockCase]:
         *attentions(),
         block("framework/block-pre-norm-glu", 601, {"kind": "glu", "hidden": 40, "activation": "silu", "bias": False}),
         block("framework/block-pre-norm-mlp", 602, {"kind": "mlp", "hidden": 40, "activation": "gelu", "bias": True}),
+        block_ada_ln_zero("framework/block-ada-ln-zero", 603),
+        block_shared("framework/block-shared", 604),
+        sandwich("framework/sandwich", 605, modulated=False),
+        sandwich("framework/sandwich-tanh-gated", 606, modulated=True),
+        cross_wan("framework/cross-wan", 701, cross_norm=True, by_token=False),
+        cross_wan("framework/cross-wan-by-token", 702, cross_norm=False, by_token=True),
+        cross_pixart("framework/cross-pixart", 703),
+        cross_unet("framework/cross-unet", 704),
+        spatial_transformer("framework/spatial-transformer", 705),
     ]

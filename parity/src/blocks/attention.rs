@@ -1,8 +1,8 @@
-//! Attention and the block around it.
+//! Attention.
 
 use framework::{
-    Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Array, At, Attention, Block, Glu, Heads, Init, Linear,
-    Mask, Mlp, Param, Qkv, RmsNorm, Score, attend, math, module,
+    AcrossHeads, AnyNorm, AnyPosition, Array, At, Attention, Cond, Heads, Init, Linear, Lowered, Mask, Param, Qkv,
+    RmsNorm, Score, attend, math, module,
 };
 use serde::Deserialize;
 use zoo::{Arguments, Error, Result};
@@ -17,6 +17,7 @@ pub enum Visible {
     Causal {},
     Sliding { window: i32 },
     Blocks {},
+    Keys {},
     Boolean {},
     Additive {},
 }
@@ -32,6 +33,7 @@ impl Visible {
                 let segments = inputs.take("segments")?;
                 Mask::none().blocks(segments.clone(), segments)
             }
+            Self::Keys {} => Mask::none().keys(inputs.take("mask")?),
             Self::Boolean {} => Mask::none().visible(inputs.take("mask")?),
             Self::Additive {} => Mask::none().bias(inputs.take("mask")?),
         })
@@ -79,15 +81,19 @@ impl Twin for Attend {
 
 #[derive(Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum AnyNormFields {
+pub enum HeadNorm {
     Rms { eps: f32 },
+    RmsAcrossHeads { eps: f32 },
 }
 
-impl AnyNormFields {
-    fn build(&self, dim: i32, init: &mut Init) -> framework::Result<AnyNorm> {
-        match self {
-            Self::Rms { eps } => Ok(AnyNorm::Rms(RmsNorm::new(dim, *eps, init)?)),
-        }
+impl HeadNorm {
+    fn build(&self, heads: i32, head_dim: i32, init: &mut Init) -> framework::Result<AnyNorm> {
+        Ok(match *self {
+            Self::Rms { eps } => AnyNorm::Rms(RmsNorm::new(head_dim, eps, init)?),
+            Self::RmsAcrossHeads { eps } => {
+                AnyNorm::AcrossHeads(AcrossHeads(RmsNorm::new(heads * head_dim, eps, init)?))
+            }
+        })
     }
 }
 
@@ -101,35 +107,41 @@ pub enum Projections {
 }
 
 #[derive(Clone, Deserialize)]
-pub struct SelfAttention {
+pub struct Attending {
     dim: i32,
+    context: Option<i32>,
     heads: i32,
     kv_heads: i32,
     head_dim: i32,
     bias: bool,
-    qk_norm: Option<AnyNormFields>,
+    out_bias: Option<bool>,
+    qk_norm: Option<HeadNorm>,
     rope: Option<Rotary>,
     qkv: Projections,
     mask: Visible,
 }
 
-impl SelfAttention {
+impl Attending {
     fn qkv(&self, sizes: &Heads, init: &mut Init) -> framework::Result<Qkv> {
         let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
-        let mut linear = |output| Linear::new(self.dim, output, self.bias, init);
+        let (own, context) = (self.dim, self.context.unwrap_or(self.dim));
+        let mut linear = |input, output| Linear::new(input, output, self.bias, init);
         Ok(match self.qkv {
-            Projections::Separate => Qkv::Separate { q: linear(queries)?, k: linear(keys)?, v: linear(keys)? },
-            Projections::Fused => Qkv::Fused { qkv: linear(queries + 2 * keys)? },
-            Projections::KeyValue => Qkv::KeyValue { q: linear(queries)?, kv: linear(2 * keys)? },
-            Projections::KeyIsValue => Qkv::KeyIsValue { q: linear(queries)?, k: linear(keys)? },
+            Projections::Separate => {
+                Qkv::Separate { q: linear(own, queries)?, k: linear(context, keys)?, v: linear(context, keys)? }
+            }
+            Projections::Fused => Qkv::Fused { qkv: linear(own, queries + 2 * keys)? },
+            Projections::KeyValue => Qkv::KeyValue { q: linear(own, queries)?, kv: linear(context, 2 * keys)? },
+            Projections::KeyIsValue => Qkv::KeyIsValue { q: linear(own, queries)?, k: linear(context, keys)? },
         })
     }
 
-    /// Calls `forward` with where the tokens of `x` stand and what they see.
-    fn lend(
+    /// Calls `forward` with where the tokens of `x` stand, what they see and, in a modulated block, the condition.
+    pub fn lend(
         &self,
         attention: &Attention,
         inputs: &mut Arguments,
+        modulated: bool,
         forward: impl FnOnce(&Array, &At) -> framework::Result<Array>,
     ) -> Result<Array> {
         let x = inputs.take("x")?;
@@ -137,29 +149,40 @@ impl SelfAttention {
             AnyPosition::Rope(rope) => Some(rope.angles(&positions(&rope.axes, &inputs.take("positions")?)?)?),
             _ => None,
         };
+        let mut given = |name| modulated.then(|| inputs.take_optional(name)).flatten();
+        let (vector, chunks) = (given("cond"), given("chunks"));
+        let cond = vector.as_ref().map(Cond::Vector).or(chunks.as_ref().map(Cond::Chunks));
         let [_, length, _] = math::shape(&x)?;
         let mask = self.mask.mask(inputs)?.lower(length, length, x.dtype())?;
-        Ok(forward(&x, &At { angles: angles.as_ref(), mask: &mask, cond: None })?)
+        Ok(forward(&x, &At { angles: angles.as_ref(), mask: &mask, cond })?)
+    }
+
+    /// The context of cross-attention, and what of it is seen.
+    pub fn context(&self, inputs: &mut Arguments) -> Result<(Array, Lowered)> {
+        let tokens = inputs.take("context")?;
+        let [_, length, _] = math::shape(&tokens)?;
+        let mask = self.mask.mask(inputs)?.lower(1, length, tokens.dtype())?;
+        Ok((tokens, mask))
     }
 }
 
 impl Twin for Attention {
     const NAMES: &'static [&'static str] = &["framework.Attention"];
-    type Config = SelfAttention;
+    type Config = Attending;
 
-    fn build(config: &SelfAttention, init: &mut Init) -> framework::Result<Self> {
-        let &SelfAttention { dim, heads, kv_heads, head_dim, .. } = config;
+    fn build(config: &Attending, init: &mut Init) -> framework::Result<Self> {
+        let &Attending { dim, heads, kv_heads, head_dim, bias, .. } = config;
         let sizes = Heads { heads, kv_heads, head_dim };
-        let norm = |init: &mut Init| match &config.qk_norm {
-            Some(norm) => norm.build(head_dim, init),
+        let norm = |heads: i32, init: &mut Init| match &config.qk_norm {
+            Some(norm) => norm.build(heads, head_dim, init),
             None => Ok(AnyNorm::None),
         };
         let rope = config.rope.as_ref().map(Rotary::rope).transpose()?;
         Ok(Self {
             qkv: config.qkv(&sizes, init)?,
-            o: Linear::new(heads * head_dim, dim, config.bias, init)?,
-            q_norm: norm(init)?,
-            k_norm: norm(init)?,
+            o: Linear::new(heads * head_dim, dim, config.out_bias.unwrap_or(bias), init)?,
+            q_norm: norm(heads, init)?,
+            k_norm: norm(kv_heads, init)?,
             position: rope.map_or(AnyPosition::None, AnyPosition::Rope),
             sinks: None,
             sizes,
@@ -167,50 +190,7 @@ impl Twin for Attention {
         })
     }
 
-    fn forward(&self, config: &SelfAttention, inputs: &mut Arguments) -> Result<Array> {
-        config.lend(self, inputs, |x, at| Self::forward(self, x, at, None))
-    }
-}
-
-#[derive(Clone, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum AnyFfnFields {
-    Glu { hidden: i32, activation: Activation, bias: bool },
-    Mlp { hidden: i32, activation: Activation, bias: bool },
-}
-
-impl AnyFfnFields {
-    fn build(&self, dim: i32, init: &mut Init) -> framework::Result<AnyFfn> {
-        Ok(match *self {
-            Self::Glu { hidden, activation, bias } => AnyFfn::Glu(Glu::new(dim, hidden, activation, bias, init)?),
-            Self::Mlp { hidden, activation, bias } => AnyFfn::Mlp(Mlp::new(dim, hidden, activation, bias, init)?),
-        })
-    }
-}
-
-#[derive(Clone, Deserialize)]
-pub struct PreNorm {
-    dim: i32,
-    norm: AnyNormFields,
-    attention: SelfAttention,
-    ffn: AnyFfnFields,
-}
-
-impl Twin for Block {
-    const NAMES: &'static [&'static str] = &["framework.Block"];
-    type Config = PreNorm;
-
-    fn build(config: &PreNorm, init: &mut Init) -> framework::Result<Self> {
-        Ok(Self {
-            norm1: config.norm.build(config.dim, init)?,
-            attn: Attention::build(&config.attention, init)?,
-            norm2: config.norm.build(config.dim, init)?,
-            ffn: config.ffn.build(config.dim, init)?,
-            modulation: AnyModulation::None,
-        })
-    }
-
-    fn forward(&self, config: &PreNorm, inputs: &mut Arguments) -> Result<Array> {
-        config.attention.lend(&self.attn, inputs, |x, at| Self::forward(self, x, at, None))
+    fn forward(&self, config: &Attending, inputs: &mut Arguments) -> Result<Array> {
+        config.lend(self, inputs, false, |x, at| Self::forward(self, x, at, None))
     }
 }

@@ -1,7 +1,7 @@
 //! The wiring of FLUX.1's transformer.
 
 use framework::{
-    AdaLnContinuous, Angles, Array, At, Error, Ffn, Joined, Joint, Linear, Lowered, Mlp, Positions, Result, Rope,
+    AdaLnContinuous, Angles, Array, At, Cond, Error, Ffn, Joined, Joint, Linear, Lowered, Mlp, Positions, Result, Rope,
     Single, Stream, TimestepEmbedding, call, math, module, tap, within,
 };
 
@@ -104,7 +104,7 @@ impl FluxTransformer {
         let mut text = call!(self.context_embedder.forward(input.encoder_hidden_states))?;
 
         let &FluxInput { text_angles, image_angles, .. } = input;
-        let at = |angles| At { angles: Some(angles), mask: &Lowered::None, cond: Some(&cond) };
+        let at = |angles| At { angles: Some(angles), mask: &Lowered::None, cond: Some(Cond::Vector(&cond)) };
         for i in 0..self.transformer_blocks.len() {
             let streams = [Stream { x: &text, at: at(text_angles) }, Stream { x: &image, at: at(image_angles) }];
             let pair = call!(self.transformer_blocks[i].forward(&streams, &Lowered::None))?;

@@ -52,7 +52,7 @@ pub use error::{Error, Result};
 pub use flux::{FluxInput, FluxPipeline, FluxTransformer, ImageEvent, ImageRequest, InitImage};
 pub use language::{Completion, Event, LanguageModel, Request, Stopped};
 pub use open::{Open, Weights, open};
-pub use registry::{Checkpoint, Entry, Family, MODELS, OpenOptions, Opened};
+pub use registry::{Checkpoint, Entry, Family, MODELS, OpenOptions, Opened, PIPELINES, Pipeline};
 pub use t5::T5Encoder;
 
 /// Compiles the README's examples.

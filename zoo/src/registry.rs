@@ -258,6 +258,41 @@ pub const MODELS: &[Entry] = &[
     entry::<crate::t5::T5>(),
 ];
 
+/// A row of the table of pipelines: what runs components together, from a prompt to a picture. Parity's door only.
+#[derive(Clone, Copy, Debug)]
+pub struct Pipeline {
+    /// Upstream's classes.
+    pub names: &'static [&'static str],
+    /// Runs the components in a folder with the arguments of upstream's `__call__`, among them its noise: `latents`, and
+    /// `noise.0`, `noise.1`, … as samplers draw it. Gives what was made on the way, in order, by the names of
+    /// `fixtures/README.md`.
+    pub run: fn(&Path, OpenOptions, &mut Arguments) -> Result<Outputs>,
+}
+
+impl Pipeline {
+    /// Calls the pipeline by upstream's name, `__call__`, or by that which every module has, `forward`.
+    ///
+    /// # Errors
+    /// An unknown method, an argument that is not taken, and those of the run.
+    pub fn call(
+        &self,
+        components: &Path,
+        options: OpenOptions,
+        method: &str,
+        arguments: &mut Arguments,
+    ) -> Result<Outputs> {
+        if !["__call__", "forward"].contains(&method) {
+            return Err(Error::argument("method", format!("`{method}` is not one of a pipeline's: __call__")));
+        }
+        let outputs = (self.run)(components, options, arguments)?;
+        arguments.finish()?;
+        Ok(outputs)
+    }
+}
+
+/// All pipelines.
+pub const PIPELINES: &[Pipeline] = &[crate::flux::TEXT_TO_IMAGE, crate::flux::IMAGE_TO_IMAGE];
+
 /// The family that answers to an upstream name.
 pub fn find<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
     entries.iter().find(|entry| entry.names.contains(&name))

@@ -33,7 +33,7 @@ pub use suite::Suite;
 
 /// The suite of everything that this workspace implements: the zoo's models and pipelines and the framework's blocks.
 ///
-/// One's own families and pipelines join it, or the zoo's alone, in the same way:
+/// One's own families join it, or the zoo's alone, and a row of one's own [pipeline](zoo::Pipeline) does in the same way:
 ///
 /// ```
 /// use framework::{Init, Linear, weights::WeightMap};

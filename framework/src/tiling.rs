@@ -7,7 +7,8 @@ use mlx_rs::{Array, ops};
 
 /// How an image is cut. Lengths are in pixels, for encoders and decoders alike.
 ///
-/// Tiles are spread evenly, so that they all have the same size and overlap by at least what is asked. Where two tiles
+/// There are as few tiles as possible, all of one size and no larger than needed, and they overlap by at least what is
+/// asked. Where two tiles
 /// overlap, the middle half fades linearly from one to the other; the quarter at either tile's own edge, which does not
 /// know what lies beyond it, is not used. So a network whose outputs see no further than a quarter of the overlap gives
 /// the same as without tiles.
@@ -133,11 +134,14 @@ impl Cut {
         if grains <= tile {
             return vec![(0, length)];
         }
-        let step = tile - self.overlap / self.grain;
-        let last = (grains - tile).saturating_add(step - 1) / step;
+        let overlap = self.overlap / self.grain;
+        let last = (grains - tile).saturating_add(tile - overlap - 1) / (tile - overlap);
+        // As many tiles as are needed, and no larger than they need be.
+        let tile = (i64::from(grains) + i64::from(last) * i64::from(overlap) + i64::from(last)) / (i64::from(last) + 1);
+        let tile = tile as i32;
         let start = |i: i32| (i64::from(grains - tile) * i64::from(i) / i64::from(last)) as i32 * self.grain;
-        let tile = |i| (start(i), if i == last { length } else { start(i) + self.tile });
-        (0..=last).map(tile).collect()
+        let end = |i: i32| if i == last { length } else { start(i) + tile * self.grain };
+        (0..=last).map(|i| (start(i), end(i))).collect()
     }
 }
 

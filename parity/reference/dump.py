@@ -76,7 +76,9 @@ def write_pipelines(pattern: str, out: Path) -> None:
     """Writes the cases of pipelines whose name matches, printing the size of each."""
     for case in pipeline_cases():
         if fnmatch.fnmatchcase(case.name, pattern):
-            report(case.name, write_pipeline(case, out))
+            folder = write_pipeline(case, out)
+            validate(folder)
+            report(case.name, folder)
 
 
 def report(name: str, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,11 +114,7 @@ DEFAULTS: dict[str, Any] = {
     "height": 64,
     "width": 96,
     "num_inference_steps": 4,
-    "guidance_scale": 3.5,
-    "true_cfg_scale": 1.0,
-    "negative_prompt": None,
     "max_sequence_length": 20,
-    "num_images_per_prompt": 1,
 }
 
 
@@ -140,7 +136,17 @@ def cases() -> list[PipelineCase]:
     """All cases of pipelines."""
     fox = "The quick brown fox"
     return [
-        PipelineCase("flux-pipeline/dev", 701, {"prompt": fox}),
+        PipelineCase(
+            "flux-pipeline/dev",
+            701,
+            {
+                "prompt": fox,
+                "guidance_scale": 3.5,
+                "true_cfg_scale": 1.0,
+                "negative_prompt": None,
+                "num_images_per_prompt": 1,
+            },
+        ),
         PipelineCase(
             "flux-pipeline/schnell",
             702,
@@ -167,6 +173,34 @@ def cases() -> list[PipelineCase]:
             706,
             {"prompt": fox, "num_inference_steps": 5, "strength": 0.6},
             reference_class="FluxImg2ImgPipeline",
+        ),
+        PipelineCase(
+            "flux-pipeline/true-cfg-batch2",
+            707,
+            {
+                "prompt": ["hello", fox],
+                "negative_prompt": ["naïve café", "naïve café"],
+                "true_cfg_scale": 3.0,
+                "guidance_scale": 1.0,
+                "num_inference_steps": 2,
+                "height": 96,
+                "width": 64,
+                "output_type": "np",
+            },
+        ),
+        PipelineCase(
+            "flux-pipeline/schnell-truncated",
+            708,
+            {
+                "prompt": [f"{fox}, {fox} and {fox}"],
+                "guidance_scale": 9.0,
+                "num_inference_steps": 1,
+                "max_sequence_length": 7,
+                "num_images_per_prompt": 2,
+                "output_type": "np",
+            },
+            guidance=False,
+            scheduler=SCHNELL,
         ),
     ]
 
@@ -236,7 +270,7 @@ def write_pipeline(case: PipelineCase, out: Path) -> Path:
     pipeline.set_progress_bar_config(disable=True)
     arguments = DEFAULTS | case.arguments
     batch = 1 if isinstance(arguments["prompt"], str) else len(arguments["prompt"])
-    batch *= arguments["num_images_per_prompt"]
+    batch *= arguments.get("num_images_per_prompt", 1)
     height, width, channels = arguments["height"], arguments["width"], VAE["latent_channels"]
     unpacked = (batch, channels, height // 8, width // 8)
     noise = draw(case.seed, *unpacked)
@@ -269,7 +303,7 @@ def write_pipeline(case: PipelineCase, out: Path) -> Path:
         "tied": tied,
         "tolerance": dict(TOLERANCE),
     }
-    save_json(folder / "pipeline.json", description)
+    save_json(folder / "case.json", description)
     for name, value in inputs.items():
         save_array(folder / "inputs" / "0" / f"{name}.npy", value)
     for name, value in outputs.items():
@@ -296,8 +330,21 @@ def write_components(
     return tied
 
 
+def masks(name: str, tokenizer: Any, record: Callable[[str, Any], None]) -> Any:
+    """A patch under which a tokenizer records the mask that it gives with padded tokens."""
+    call = type(tokenizer).__call__
+
+    def padded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = call(self, *args, **kwargs)
+        if kwargs["padding"] == "max_length":
+            record(name, found.attention_mask)
+        return found
+
+    return mock.patch.object(type(tokenizer), "__call__", padded)
+
+
 def observe(pipeline: Any, request: dict[str, Any], drawn: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Runs the pipeline; gives tokens, embeddings, schedule, latents after every step and the image."""
+    """Runs the pipeline; gives tokens and their masks, the schedule, latents after every step and the image."""
     found: dict[str, Any] = {}
     prefixes = ["", "negative_"]
 
@@ -307,17 +354,6 @@ def observe(pipeline: Any, request: dict[str, Any], drawn: dict[str, torch.Tenso
 
     def tokens(name: str) -> Any:
         return lambda _module, args, kwargs: record(name, args[0] if args else kwargs["input_ids"])
-
-    encode = pipeline.encode_prompt
-
-    def encoded(*args: Any, **kwargs: Any) -> Any:
-        value = encode(*args, **kwargs)
-        record("prompt_embeds", value[0])
-        record("pooled", value[1])
-        return value
-
-    def first(_module: nn.Module, _args: Any, kwargs: Any) -> None:
-        found.setdefault("latents", kwargs["hidden_states"].detach().clone())
 
     times: list[torch.Tensor] = []
 
@@ -330,15 +366,12 @@ def observe(pipeline: Any, request: dict[str, Any], drawn: dict[str, torch.Tenso
         pipeline.text_encoder.register_forward_pre_hook(tokens("tokens"), with_kwargs=True),
         pipeline.text_encoder_2.register_forward_pre_hook(tokens("tokens_2"), with_kwargs=True),
     ]
-    if drawn:
-        handles.append(pipeline.transformer.register_forward_pre_hook(first, with_kwargs=True))
-    pipeline.encode_prompt = encoded
-    with torch.no_grad(), drawing(drawn):
-        decoded = pipeline(**request, output_type="np", callback_on_step_end=step).images
+    mask, mask_2 = masks("mask", pipeline.tokenizer, record), masks("mask_2", pipeline.tokenizer_2, record)
+    with torch.no_grad(), drawing(drawn), mask, mask_2:
+        decoded = pipeline(**(request | {"output_type": "np"}), callback_on_step_end=step).images
     for handle in handles:
         handle.remove()
     found["timesteps"] = torch.stack(times)
     found["sigmas"] = pipeline.scheduler.sigmas[-1 - len(times) :]
-    found["decoded"] = decoded
-    found["image"] = images(decoded)
+    found["image"] = decoded if request.get("output_type") == "np" else images(decoded)
     return found

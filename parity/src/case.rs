@@ -92,6 +92,11 @@ impl Case {
         }
     }
 
+    /// Whether the case is about a pipeline, which is made of components.
+    pub fn is_pipeline(&self) -> bool {
+        !self.components.is_empty()
+    }
+
     /// The arguments of a call, tensors and all.
     pub fn arguments(&self, call: usize) -> Option<&Value> {
         self.arguments.get(call)

@@ -8,6 +8,8 @@ use crate::tensor::{Data, Dtype, Tensor, elements};
 
 /// Max-abs over the peak may be this many times the bound on relative L2.
 const PEAK_ALLOWANCE: f64 = 10.0;
+/// How far a pixel may be off: one of the 255 steps of a byte, and what an f32 makes of it.
+const PIXEL: f64 = 1.0 / 255.0 + f32::EPSILON as f64;
 
 /// What became of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +83,7 @@ pub struct Comparison {
     pub relative_l2: f64,
     /// The cosine of the angle between the two; 1 when both are zero, 0 when one is. It never decides.
     pub cosine: f64,
-    /// The bound on relative L2.
+    /// The bound on relative L2, or of pictures that on the largest difference.
     pub tolerance: f64,
     /// Whether it passes, or why not.
     pub verdict: Verdict,
@@ -147,6 +149,30 @@ pub fn compare(got: &Tensor, want: &Tensor, mask: Option<&Tensor>, tolerance: f6
         _ => Verdict::Pass,
     };
     comparison
+}
+
+/// Compares pictures, `[B, H, W, 3]` or one alone `[H, W, 3]`: integers from 0 to 255 or floats from 0 to 1 on either side.
+/// No pixel may be off by more than one 255th.
+pub fn compare_pixels(got: &Tensor, want: &Tensor, mask: Option<&Tensor>) -> Comparison {
+    let of_units = compare(&units(got), &units(want), mask, PIXEL);
+    let verdict = match of_units.verdict {
+        Verdict::Pass | Verdict::Tolerance if of_units.max_abs <= PIXEL => Verdict::Pass,
+        Verdict::Pass => Verdict::Tolerance,
+        other => other,
+    };
+    let (shape, expected_shape) = (got.shape.clone(), want.shape.clone());
+    Comparison { shape, expected_shape, dtype: got.dtype, expected_dtype: want.dtype, verdict, ..of_units }
+}
+
+/// A picture's values from 0 to 1.
+fn units(picture: &Tensor) -> Tensor {
+    let unit = if picture.dtype.is_float() { 1.0 } else { 255.0 };
+    let values = (0..picture.data.len()).map(|at| picture.data.f64(at).unwrap_or(f64::NAN) / unit).collect();
+    let shape = match &picture.shape[..] {
+        [1, one @ ..] if one.len() == 3 => one.to_vec(),
+        all => all.to_vec(),
+    };
+    Tensor { shape, dtype: Dtype::Float64, data: Data::F64(values) }
 }
 
 /// The flat indices of the elements whose row the mask keeps; `None` when the mask does not fit.
@@ -248,6 +274,25 @@ mod tests {
 
     fn integers(values: &[i64]) -> Tensor {
         Tensor::new(vec![values.len()], Dtype::Int64, Data::I64(values.to_vec())).unwrap()
+    }
+
+    #[test]
+    fn pictures_of_bytes_and_of_floats_are_compared_by_pixel() {
+        let bytes = |values: [i64; 3]| Tensor::new(vec![1, 1, 1, 3], Dtype::Uint8, Data::I64(values.into())).unwrap();
+        let units = |values: [f64; 3]| floats(&[1, 1, 3], &values.map(|value| value / 255.0));
+        let verdict = |got: &Tensor, want: &Tensor| compare_pixels(got, want, None).verdict;
+        let got = bytes([0, 100, 255]);
+        for near in [bytes([1, 99, 255]), units([0.5, 100.9, 254.0]), units([0.0, 101.0, 255.0])] {
+            assert_eq!(verdict(&got, &near), Verdict::Pass);
+            assert_eq!(verdict(&near, &got), Verdict::Pass);
+        }
+        for far in [bytes([2, 100, 255]), units([0.0, 100.0, 253.9])] {
+            assert_eq!(verdict(&got, &far), Verdict::Tolerance);
+        }
+        assert_eq!(verdict(&got, &units([0.0, f64::NAN, 255.0])), Verdict::NonFinite(1));
+        assert_eq!(verdict(&got, &floats(&[3, 1, 1], &[0.0; 3])), Verdict::Shape);
+        let comparison = compare_pixels(&got, &units([0.0, 100.0, 255.0]), None);
+        assert_eq!((comparison.shape.len(), comparison.expected_dtype), (4, Dtype::Float32));
     }
 
     fn verdict(got: &Tensor, want: &Tensor) -> Verdict {

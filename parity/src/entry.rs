@@ -59,10 +59,7 @@ impl Subject for Model {
     }
 
     fn call(&mut self, method: &str, arguments: &Value, tap: &mut Tap<'_>) -> Result<Outputs> {
-        let mut given = Arguments::default();
-        if let Value::Map(arguments) = arguments {
-            arguments.iter().try_for_each(|(name, value)| give(&mut given, name, value))?;
-        }
+        let mut given = given(arguments)?;
         given.state = mem::take(&mut self.state);
         let mut broken = None;
         let mut sink = |path: &str, output: &Array| {
@@ -73,9 +70,23 @@ impl Subject for Model {
         self.state = given.state;
         match broken {
             Some(error) => Err(error),
-            None => outputs.map_err(Error::subject)?.iter().map(|(name, x)| Ok((name.clone(), tensor(x)?))).collect(),
+            None => read(&outputs.map_err(Error::subject)?),
         }
     }
+}
+
+/// What a method returned, on the host.
+pub(crate) fn read(outputs: &zoo::Outputs) -> Result<Outputs> {
+    outputs.iter().map(|(name, x)| Ok((name.clone(), tensor(x)?))).collect()
+}
+
+/// The arguments of a call as the zoo takes them.
+pub(crate) fn given(arguments: &Value) -> Result<Arguments> {
+    let mut given = Arguments::default();
+    if let Value::Map(arguments) = arguments {
+        arguments.iter().try_for_each(|(name, value)| give(&mut given, name, value))?;
+    }
+    Ok(given)
 }
 
 /// Hands over a value under its dotted name: what holds a tensor part by part, anything else as it is.

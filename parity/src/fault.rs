@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use crate::arguments::Value;
 use crate::case::Case;
 use crate::npy::{self, Stored};
-use crate::report::{Mode, Row};
+use crate::report::Row;
 use crate::run::check;
 use crate::subject::Family;
 use crate::{Error, Result};
@@ -31,9 +31,16 @@ pub struct Fault {
 /// A change to a case.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Edit {
-    /// Another value in the configuration, at a JSON pointer (`/rms_norm_eps`).
-    Config(String, Change),
-    /// Another tensor in the checkpoint, by the reference's name.
+    /// Another value in a JSON file of the case, at a pointer (`/config/rms_norm_eps`).
+    Json {
+        /// The file, `case.json` or a component's `components/vae/config.json`.
+        file: String,
+        /// Where in it.
+        pointer: String,
+        /// What becomes of the value.
+        change: Change,
+    },
+    /// Another tensor in the checkpoint, by the reference's name; of a pipeline, by that of the component, a dot, and that.
     Weight(String, Operation),
     /// Two tensors of the checkpoint under each other's name.
     Exchange(String, String),
@@ -41,7 +48,7 @@ pub enum Edit {
     Input(String, Rewrite),
 }
 
-/// A change to a value of the configuration.
+/// A change to a value of a JSON file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// A number times this.
@@ -84,7 +91,12 @@ pub enum Rewrite {
 impl Fault {
     /// A fault in the configuration.
     pub fn config(name: &str, pointer: &str, change: Change, expected: &str) -> Self {
-        Self::new(name, Edit::Config(pointer.into(), change), expected)
+        Self::json(name, "case.json", &format!("/config{pointer}"), change, expected)
+    }
+
+    /// A fault in a JSON file of the case: its arguments, or the configuration of a component.
+    pub fn json(name: &str, file: &str, pointer: &str, change: Change, expected: &str) -> Self {
+        Self::new(name, Edit::Json { file: file.into(), pointer: pointer.into(), change }, expected)
     }
 
     /// A fault in the checkpoint.
@@ -112,43 +124,50 @@ impl Fault {
     /// When there is nothing to change there, the change would change nothing, or a file cannot be copied.
     pub fn inject(&self, case: &Case, into: &Path) -> Result<Case> {
         copy(&case.dir, into)?;
-        let weights = into.join("weights.safetensors");
         match &self.edit {
-            Edit::Config(pointer, change) => self.configure(pointer, change, &into.join("case.json"))?,
+            Edit::Json { file, pointer, change } => self.configure(pointer, change, &into.join(file))?,
             Edit::Weight(name, operation) => {
-                let name = case.meta.tied.get(name).unwrap_or(name);
-                self.reweigh(&weights, &[name], |views| {
+                let (file, name) = checkpoint(case, into, case.meta.tied.get(name).unwrap_or(name));
+                self.reweigh(&file, &[name], |views| {
                     let [view] = views else { return Err("it is one".into()) };
                     Ok(vec![operation.apply(view)?])
                 })?;
             }
-            Edit::Exchange(one, other) => self.reweigh(&weights, &[one, other], |views| {
-                let [one, other] = views else { return Err("they are two".into()) };
-                match (one.shape(), one.dtype()) == (other.shape(), other.dtype()) {
-                    true => Ok(vec![other.data().to_vec(), one.data().to_vec()]),
-                    false => Err(format!("{:?} and {:?} do not change places", one.shape(), other.shape())),
+            Edit::Exchange(one, other) => {
+                let [(file, one), (second, other)] = [one, other].map(|name| checkpoint(case, into, name));
+                if file != second {
+                    return Err(self.refuse(format!("{one} and {other} are in two files")));
                 }
-            })?,
+                self.reweigh(&file, &[one, other], |views| {
+                    let [one, other] = views else { return Err("they are two".into()) };
+                    match (one.shape(), one.dtype()) == (other.shape(), other.dtype()) {
+                        true => Ok(vec![other.data().to_vec(), one.data().to_vec()]),
+                        false => Err(format!("{:?} and {:?} do not change places", one.shape(), other.shape())),
+                    }
+                })?;
+            }
             Edit::Input(name, rewrite) => return self.rewrite(name, *rewrite, Case::open(into)?),
         }
         Case::open(into)
     }
 
-    /// Injects the fault into a copy below `scratch` and runs it. The forced run must headline the fault where it is expected.
-    /// The free run, whose bounds are looser, may see it later or not at all, but must find nothing earlier.
+    /// Injects the fault into a copy below `scratch` and runs it. The forced run, of a pipeline the only one, must headline the
+    /// fault where it is expected. The free run before it, whose bounds are looser, may see it later or not at all, but must
+    /// find nothing earlier.
     ///
     /// # Errors
     /// When the fault cannot be injected, the model stops on it, or the report says something else.
     pub fn prove(&self, case: &Case, family: &dyn Family, scratch: &Path) -> Result<()> {
         let broken = self.inject(case, &scratch.join(&self.name))?;
-        for run in check(&broken, family)?.runs {
+        let runs = check(&broken, family)?.runs;
+        for (index, run) in runs.iter().enumerate() {
             if let Some(error) = &run.error {
                 return Err(self.refuse(format!("the {} run stopped: {error}", run.mode)));
             }
             let headline = run.headline();
             let found = headline.is_some_and(|row| row.path == self.expected);
             let mut earlier = run.rows.iter().take_while(|row| row.path != self.expected);
-            if found || (run.mode == Mode::Free && earlier.all(Row::passes)) {
+            if found || (index + 1 < runs.len() && earlier.all(Row::passes)) {
                 continue;
             }
             return Err(self.refuse(match headline {
@@ -167,8 +186,7 @@ impl Fault {
         let io = |e| Error::io(file, e);
         let malformed = |e: serde_json::Error| Error::file(file, e.to_string());
         let mut json: Json = serde_json::from_slice(&fs::read(file).map_err(io)?).map_err(malformed)?;
-        let config = json.get_mut("config").and_then(|config| config.pointer_mut(pointer));
-        let value = config.ok_or_else(|| self.refuse(format!("the config has no {pointer}")))?;
+        let value = json.pointer_mut(pointer).ok_or_else(|| self.refuse(format!("there is no {pointer}")))?;
         let new = match change {
             Change::Set(new) => new.clone(),
             Change::Times(factor) => match value.as_f64() {
@@ -187,7 +205,7 @@ impl Fault {
     fn reweigh(
         &self,
         file: &Path,
-        names: &[&String],
+        names: &[&str],
         change: impl FnOnce(&[TensorView]) -> Result<Vec<Vec<u8>>, String>,
     ) -> Result<()> {
         let io = |e| Error::io(file, e);
@@ -205,7 +223,7 @@ impl Fault {
             tensors.iter().map(|(name, view)| (name.to_owned(), view)).collect();
         for ((name, old), new) in names.iter().zip(&views).zip(&changed) {
             let new = TensorView::new(old.dtype(), old.shape().to_vec(), new).map_err(malformed)?;
-            all.insert((*name).clone(), new);
+            all.insert((*name).to_owned(), new);
         }
         let bytes = safetensors::serialize(all, header.metadata().clone()).map_err(malformed)?;
         fs::write(file, bytes).map_err(io)
@@ -234,6 +252,15 @@ impl Fault {
         npy::write(&changed, &new)?;
         *argument = Value::Tensor(Stored { file: changed, ..stored.clone() });
         Ok(case)
+    }
+}
+
+/// The file in the copy `into` that holds a tensor, and the tensor's name there.
+fn checkpoint<'a>(case: &Case, into: &Path, name: &'a str) -> (PathBuf, &'a str) {
+    const FILE: &str = "weights.safetensors";
+    match name.split_once('.') {
+        Some((component, name)) if case.is_pipeline() => (into.join("components").join(component).join(FILE), name),
+        _ => (into.join(FILE), name),
     }
 }
 

@@ -19,6 +19,7 @@ mod entry;
 mod error;
 pub mod fault;
 pub mod npy;
+mod pipeline;
 pub mod report;
 pub mod run;
 pub mod subject;
@@ -30,9 +31,9 @@ mod toy;
 pub use error::{Error, Result};
 pub use suite::Suite;
 
-/// The suite of everything that this workspace implements: the zoo's models and the framework's blocks.
+/// The suite of everything that this workspace implements: the zoo's models and pipelines and the framework's blocks.
 ///
-/// One's own families join it, or the zoo's alone, in the same way:
+/// One's own families join it, or the zoo's alone, and a row of one's own [pipeline](zoo::Pipeline) does in the same way:
 ///
 /// ```
 /// use framework::{Init, Linear, weights::WeightMap};
@@ -73,5 +74,6 @@ pub use suite::Suite;
 /// # Ok::<(), parity::Error>(())
 /// ```
 pub fn models() -> Suite {
-    Suite::new(zoo::MODELS.iter().chain(blocks::BLOCKS))
+    let models = Suite::new(zoo::MODELS.iter().chain(blocks::BLOCKS));
+    zoo::PIPELINES.iter().fold(models, Suite::with)
 }

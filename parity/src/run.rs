@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::case::{Activation, Case, label, output_label};
 use crate::compare::compare;
 use crate::npy::Stored;
+use crate::pipeline;
 use crate::report::{Finding, Mode, Report, Row, Run};
 use crate::subject::{Family, Outputs, Place, Subject};
 use crate::tensor::Tensor;
@@ -14,14 +15,16 @@ use crate::{Error, Result};
 /// A low-precision model may be off by this many times the reference's own error.
 const NOISE_ALLOWANCE: f64 = 2.0;
 
-/// Runs a case twice, each time on a model built anew: free, and forced.
+/// Runs a case twice, each time on a model built anew: free, and forced. A pipeline runs free alone, since nothing inside it
+/// can be replaced.
 ///
 /// # Errors
 /// When the model cannot be built, or a file of the case cannot be read. A model that stops while it runs is a failed report.
 pub fn check(case: &Case, family: &dyn Family) -> Result<Report> {
     let mut widths = Widths::new();
     let mut runs = Vec::new();
-    for mode in [Mode::Free, Mode::Forced] {
+    let modes: &[Mode] = if case.is_pipeline() { &[Mode::Free] } else { &[Mode::Free, Mode::Forced] };
+    for &mode in modes {
         let mut subject = family.open(case)?;
         runs.push(run(case, subject.as_mut(), mode, &mut widths)?);
     }
@@ -340,29 +343,35 @@ fn tolerance(case: &Case, mode: Mode, noise: Option<f64>) -> f64 {
     }
 }
 
-/// Compares what a call returned, by name, or by position where the reference numbers its outputs.
+/// Compares what a call returned, by name, or by position where the reference numbers its outputs. Rows are in the order in
+/// which the call returned them; what it did not return comes last.
 fn output_rows(case: &Case, call: usize, returned: &Outputs, mode: Mode) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    let mut used = Vec::new();
+    let unrecorded = |(name, _): &(String, Tensor)| output_row(call, name, Finding::Unrecorded);
+    let mut rows: Vec<Row> = returned.iter().map(unrecorded).collect();
     for output in case.outputs.get(call).into_iter().flatten() {
         let named = returned.iter().position(|(name, _)| *name == output.name);
         let at = named.or_else(|| output.name.parse().ok());
         let finding = match at.and_then(|at| returned.get(at)) {
             Some((_, got)) => {
-                let mask = case.output_mask(call, &output.name).map(Stored::read).transpose()?;
-                let bound = tolerance(case, mode, case.output_noise(call, &output.name));
-                Finding::Compared(compare(got, &output.stored.read()?, mask.as_ref(), bound))
+                let (want, name) = (output.stored.read()?, &output.name);
+                let mask = case.output_mask(call, name).map(Stored::read).transpose()?;
+                let bound = tolerance(case, mode, case.output_noise(call, name));
+                Finding::Compared(match case.is_pipeline() {
+                    true => pipeline::compared(name, got, &want, mask.as_ref(), bound),
+                    false => compare(got, &want, mask.as_ref(), bound),
+                })
             }
             None => {
                 let names: Vec<&str> = returned.iter().map(|(name, _)| name.as_str()).collect();
                 Finding::Missing(format!("the call returned {names:?}"))
             }
         };
-        used.extend(at);
-        rows.push(output_row(call, &output.name, finding));
+        let row = output_row(call, &output.name, finding);
+        match at.and_then(|at| rows.get_mut(at)).filter(|row| row.finding == Finding::Unrecorded) {
+            Some(place) => *place = row,
+            None => rows.push(row),
+        }
     }
-    let unused = returned.iter().enumerate().filter(|(at, _)| !used.contains(at));
-    rows.extend(unused.map(|(_, (name, _))| output_row(call, name, Finding::Unrecorded)));
     Ok(rows)
 }
 
@@ -421,7 +430,7 @@ mod tests {
         assert_eq!(paths[5..8], ["layers.0.drop", "layers.0#0", "layers.0#1"]);
         assert_eq!(
             paths[15..20],
-            ["output/0/calls", "output/0/sample", "output/0/spare", "embed@1", "layers.0.norm@1"]
+            ["output/0/sample", "output/0/calls", "output/0/spare", "embed@1", "layers.0.norm@1"]
         );
         assert_eq!(paths.last(), Some(&"output/1/spare"));
     }

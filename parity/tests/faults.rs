@@ -8,9 +8,10 @@ use std::sync::Arc;
 use libtest_mimic::{Arguments, Trial};
 use parity::Suite;
 use parity::case::Case;
+use parity::fault::Change::{self, Set, Times};
+use parity::fault::Fault;
 use parity::fault::Operation::{self, Negate, Roll, Swap, Transpose};
 use parity::fault::Rewrite::{self, Drop, Ones, Shift};
-use parity::fault::{Change, Fault};
 use parity::suite::{Found, find};
 use serde_json::{Value as Json, json};
 
@@ -38,12 +39,12 @@ const HALVES: Operation = Swap { chunks: 2, first: 0, second: 1 };
 
 /// A number of the config times a factor.
 fn times(factor: f64, pointer: &str, expected: &str) -> Fault {
-    Fault::config(&format!("{} times {factor}", words(pointer)), pointer, Change::Times(factor), expected)
+    Fault::config(&format!("{} times {factor}", words(pointer)), pointer, Times(factor), expected)
 }
 
 /// Another value in the config.
 fn set(pointer: &str, value: Json, expected: &str) -> Fault {
-    Fault::config(&format!("{} {}", words(pointer), words(&value.to_string())), pointer, Change::Set(value), expected)
+    Fault::config(&format!("{} {}", words(pointer), words(&value.to_string())), pointer, Set(value), expected)
 }
 
 /// Another order, or sign, of a tensor's elements.
@@ -266,6 +267,51 @@ fn flux() -> Vec<Row> {
     ]
 }
 
+/// Another value among the arguments of a pipeline's call, or in a component's file.
+fn changed(change: Change, file: &str, pointer: &str, expected: &str) -> Fault {
+    let name = words(&format!("{change:?} {file} {pointer}"));
+    Fault::json(&name, file, pointer, change, &format!("output/0/{expected}"))
+}
+
+/// FLUX.1 from a prompt to pixels: what is wrong with one part shows in what the part makes, and in nothing before.
+fn flux_pipeline() -> Vec<Row> {
+    let argument = |change, name: &str, expected: &str| {
+        changed(change, "case.json", &format!("/calls/0/arguments/{name}"), expected)
+    };
+    let component = |change, name: &str, pointer: &str, expected: &str| {
+        changed(change, &format!("components/{name}"), pointer, expected)
+    };
+    let [scheduler, vae] = ["scheduler/scheduler_config.json", "vae/config.json"];
+    let pad = |tokenizer: &str| format!("{tokenizer}/tokenizer_config.json");
+    let weight = |operation, tensor: &str, expected: &str| weight(operation, tensor, &format!("output/0/{expected}"));
+    let guided = "batch2 dev empty-prompt img2img true-cfg*";
+    let padded = "batch2 dev empty-prompt img2img schnell true-cfg*";
+    let some = "batch2 schnell true-cfg";
+    let latents = "output/0/latents.0";
+    vec![
+        (padded, component(Set("<|startoftext|>".into()), &pad("tokenizer"), "/pad_token", "tokens")),
+        (padded, component(Set("<unk>".into()), &pad("tokenizer_2"), "/pad_token", "tokens_2")),
+        (guided, component(Set(false.into()), scheduler, "/use_dynamic_shifting", "sigmas")),
+        (guided, component(Times(1.1), scheduler, "/base_shift", "sigmas")),
+        ("schnell", component(Times(2.0), scheduler, "/shift", "sigmas")),
+        ("img2img", argument(Set(json!(0.9)), "strength", "sigmas")),
+        ("batch2 dev empty-prompt schnell* true-cfg*", component(Times(2.0), vae, "/scaling_factor", "image")),
+        ("img2img", component(Times(2.0), vae, "/scaling_factor", "latents.0")),
+        ("img2img", component(Set(json!(0.0)), vae, "/shift_factor", "latents.0")),
+        ("dev", argument(Set(json!(1.0)), "guidance_scale", "latents.0")),
+        ("true-cfg*", argument(Times(0.9), "true_cfg_scale", "latents.0")),
+        ("true-cfg*", argument(Set(json!(1.0)), "true_cfg_scale", "latents.0")),
+        ("true-cfg", argument(Set("hello".into()), "negative_prompt", "negative_tokens")),
+        ("dev schnell-truncated", argument(Set(json!(6)), "max_sequence_length", "tokens_2")),
+        ("dev img2img", input(Ones, "inputs/0/latents", latents)),
+        ("img2img", input(Drop, "inputs/0/posterior_noise", latents)),
+        (some, weight(Roll(1), "text_encoder.final_layer_norm.weight", "latents.0")),
+        (some, weight(Roll(1), "text_encoder_2.encoder.final_layer_norm.weight", "latents.0")),
+        (some, weight(Negate, "transformer.proj_out.weight", "latents.0")),
+        (some, weight(Negate, "vae.decoder.conv_out.bias", "image")),
+    ]
+}
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // The tensor library is not thread-safe.
@@ -273,7 +319,9 @@ fn main() -> ExitCode {
     let suite = Arc::new(parity::models());
     let blocks = [norms_and_layers(), ropes(), attention(), modulated()].concat();
     let mut trials = Vec::new();
-    for (folder, rows) in [("llama", llama()), ("flux", flux()), ("framework", blocks)] {
+    for (folder, rows) in
+        [("llama", llama()), ("flux", flux()), ("flux-pipeline", flux_pipeline()), ("framework", blocks)]
+    {
         let cases = find(&[fixtures().join(folder)]).expect("the fixtures");
         let mut faultless: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
         for (pattern, fault) in rows {

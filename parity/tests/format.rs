@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use boon::{Compiler, Schemas};
 use parity::case::Case;
 use parity::suite::{Found, find};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn fixtures() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "fixtures"].iter().collect()
@@ -16,7 +16,7 @@ fn cases() -> Vec<Found> {
     find(&[fixtures()]).unwrap()
 }
 
-fn json(file: PathBuf) -> Value {
+fn read(file: PathBuf) -> Value {
     serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
 }
 
@@ -24,7 +24,7 @@ fn json(file: PathBuf) -> Value {
 fn accepted<'a>(documents: impl IntoIterator<Item = &'a Value>) -> Vec<Result<(), String>> {
     let mut compiler = Compiler::new();
     let mut schemas = Schemas::new();
-    compiler.add_resource("case.schema.json", json(fixtures().join("case.schema.json"))).unwrap();
+    compiler.add_resource("case.schema.json", read(fixtures().join("case.schema.json"))).unwrap();
     let schema = compiler.compile("case.schema.json", &mut schemas).unwrap();
     documents.into_iter().map(|it| schemas.validate(it, schema).map_err(|error| error.to_string())).collect()
 }
@@ -32,7 +32,7 @@ fn accepted<'a>(documents: impl IntoIterator<Item = &'a Value>) -> Vec<Result<()
 #[test]
 fn every_case_satisfies_the_schema() {
     let cases = cases();
-    let documents: Vec<Value> = cases.iter().map(|found| json(found.dir.join("case.json"))).collect();
+    let documents: Vec<Value> = cases.iter().map(|found| read(found.dir.join("case.json"))).collect();
     for (found, verdict) in cases.iter().zip(accepted(&documents)) {
         assert_eq!(verdict, Ok(()), "{}", found.name);
     }
@@ -48,9 +48,27 @@ fn every_case_is_consistent() {
 }
 
 #[test]
+fn the_schema_knows_the_arguments_of_a_pipeline() {
+    let found = cases().into_iter().find(|found| found.name.starts_with("flux-pipeline")).unwrap();
+    let document = |arguments: Value| {
+        let mut case = read(found.dir.join("case.json"));
+        case["calls"][0]["arguments"] = arguments;
+        case
+    };
+    let good =
+        [json!({"prompt": ""}), json!({"prompt": ["a", "b"], "guidance_scale": 0, "strength": 1, "sigmas": null})];
+    let good = good.map(document);
+    assert_eq!(accepted(&good), [Ok(()), Ok(())]);
+    let bad =
+        [json!({}), json!({"prompt": []}), json!({"prompt": "a", "sigmas": [1.0]}), json!({"prompt": "a", "seed": 1})];
+    let bad = bad.map(document);
+    assert!(accepted(&bad).iter().all(Result::is_err));
+}
+
+#[test]
 fn schema_and_reader_refuse_the_same_documents() {
     let found = cases().into_iter().find(|found| found.name.starts_with("llama")).unwrap();
-    let good = json(found.dir.join("case.json"));
+    let good = read(found.dir.join("case.json"));
     let edits: [(&str, &str, Value); 12] = [
         ("", "extra", 1.into()),
         ("", "format", 2.into()),

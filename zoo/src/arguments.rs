@@ -2,6 +2,7 @@
 
 use crate::{Error, Result};
 use framework::{Array, KvCache};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -47,16 +48,26 @@ impl Arguments {
         self.arrays.remove(name)
     }
 
+    /// Takes anything that is not a tensor, if it was given; null is nothing.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn optional<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>> {
+        match self.values.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match T::deserialize(&value) {
+                Ok(fit) => Ok(Some(fit)),
+                Err(error) => Err(Error::argument(name, format!("{value} does not fit: {error}"))),
+            },
+        }
+    }
+
     /// Takes a flag.
     ///
     /// # Errors
     /// When it is something else.
     pub fn flag(&mut self, name: &str, default: bool) -> Result<bool> {
-        match self.values.remove(name) {
-            None | Some(Value::Null) => Ok(default),
-            Some(Value::Bool(flag)) => Ok(flag),
-            Some(other) => Err(Error::argument(name, format!("{other} is not true or false"))),
-        }
+        Ok(self.optional(name)?.unwrap_or(default))
     }
 
     /// Takes a whole number.
@@ -64,12 +75,7 @@ impl Arguments {
     /// # Errors
     /// When it is something else.
     pub fn integer(&mut self, name: &str, default: i64) -> Result<i64> {
-        match self.values.remove(name) {
-            None | Some(Value::Null) => Ok(default),
-            Some(value) => {
-                value.as_i64().ok_or_else(|| Error::argument(name, format!("{value} is not a whole number")))
-            }
-        }
+        Ok(self.optional(name)?.unwrap_or(default))
     }
 
     /// Takes `attention_mask` `[B, L]`, whose zeros are padding among the tokens `ids` `[B, L]`.

@@ -54,7 +54,7 @@ pub use flux::{FluxInput, FluxPipeline, FluxTransformer};
 pub use image::{Generator, ImageEvent, ImageRequest, InitImage};
 pub use language::{Completion, Event, LanguageModel, Request, Stopped};
 pub use open::{Files, Open, Weights, language_model, open};
-pub use registry::{Checkpoint, Entry, Family, MODELS, OpenOptions, Opened};
+pub use registry::{Checkpoint, Entry, Family, MODELS, OpenOptions, Opened, PIPELINES, Pipeline};
 pub use t5::T5Encoder;
 
 /// Compiles the README's examples.

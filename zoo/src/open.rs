@@ -1,7 +1,8 @@
 //! The front door: from a name to a model that answers.
 
 use crate::{
-    Checkpoint, Error, Generator, LanguageModel, MODELS, OpenOptions, PIPELINES, Result, cache, doctor, published, registry,
+    Checkpoint, Error, Generator, LanguageModel, MODELS, OpenOptions, PIPELINES, Result, cache, doctor, published,
+    registry,
 };
 use framework::{
     Dtype, Embedding, Leaf, Linear, Module, Weight, memory,

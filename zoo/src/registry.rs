@@ -1,11 +1,13 @@
 //! The table of families, and what a family is.
 
-use crate::{Arguments, Error, Outputs, Result, error::near, nearest::nearest, task::CausalLm};
+use crate::{
+    Arguments, Error, Generator, Outputs, Result, error::near, nearest::nearest, task::CausalLm, text::read_json,
+};
 use framework::{
     Dtype, Init, Module,
     weights::{Config, Header, ModulePaths, Packed, Progress, Source, Tensors, WeightMap, fit, load},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{any::Any, collections::BTreeSet, path::Path};
 
 /// A model family: a config, how it is built from blocks, and what its weights are called where.
@@ -257,6 +259,71 @@ pub const MODELS: &[Entry] = &[
     entry::<crate::clip::Clip>(),
     entry::<crate::t5::T5>(),
 ];
+
+/// A row of the table of pipelines: what runs components together, from a prompt to a picture.
+#[derive(Clone, Copy, Debug)]
+pub struct Pipeline {
+    /// Upstream's classes.
+    pub names: &'static [&'static str],
+    /// The component that most of the work is done in, whose files say what to compute in.
+    pub main: &'static str,
+    /// Opens the snapshot in a folder; the flag keeps components in memory between requests. Reads no weights.
+    pub open: fn(&Path, OpenOptions, bool) -> Result<Box<dyn Generator>>,
+    /// Parity's door: runs the components in a folder with the arguments of upstream's `__call__`, among them its noise: `latents`, and
+    /// `noise.0`, `noise.1`, … as samplers draw it. Gives what was made on the way, in order, by the names of
+    /// `fixtures/README.md`.
+    pub run: fn(&Path, OpenOptions, &mut Arguments) -> Result<Outputs>,
+}
+
+impl Pipeline {
+    /// Calls the pipeline by upstream's name, `__call__`, or by that which every module has, `forward`.
+    ///
+    /// # Errors
+    /// An unknown method, an argument that is not taken, and those of the run.
+    pub fn call(
+        &self,
+        components: &Path,
+        options: OpenOptions,
+        method: &str,
+        arguments: &mut Arguments,
+    ) -> Result<Outputs> {
+        if !["__call__", "forward"].contains(&method) {
+            return Err(Error::argument("method", format!("`{method}` is not one of a pipeline's: __call__")));
+        }
+        let outputs = (self.run)(components, options, arguments)?;
+        arguments.finish()?;
+        Ok(outputs)
+    }
+}
+
+/// All pipelines.
+pub const PIPELINES: &[Pipeline] = &[crate::flux::TEXT_TO_IMAGE, crate::flux::IMAGE_TO_IMAGE];
+
+/// The pipeline of a snapshot: the one that its `model_index.json` names, or, without that file, the first.
+///
+/// # Errors
+/// When the folder is missing or none answers to the name.
+pub fn pipeline_of<'a>(pipelines: &'a [Pipeline], snapshot: &Path) -> Result<&'a Pipeline> {
+    #[derive(Deserialize)]
+    struct Index {
+        #[serde(rename = "_class_name")]
+        class: String,
+    }
+    let unrecognised = |problem: String| Error::Unrecognised { file: snapshot.to_owned(), problem };
+    if !snapshot.is_dir() {
+        return Err(unrecognised("is no folder; name that of a whole snapshot".into()));
+    }
+    let index = read_json::<Index>(&snapshot.join("model_index.json"))?;
+    let found = match &index {
+        Some(Index { class }) => pipelines.iter().find(|pipeline| pipeline.names.contains(&class.as_str())),
+        None => pipelines.first(),
+    };
+    found.ok_or_else(|| {
+        let class = index.map_or_else(String::new, |index| index.class);
+        let near = near(nearest(&class, pipelines.iter().flat_map(|pipeline| pipeline.names).copied()));
+        unrecognised(format!("no pipeline here answers to `{class}`{near}; `zoo models` lists what runs"))
+    })
+}
 
 /// The family that answers to an upstream name.
 pub fn find<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {

@@ -182,10 +182,11 @@ impl RequestArguments {
         let prompt = said.prompt.clone();
         let prompt = prompt.ok_or_else(|| Error::argument("prompt", "there is none: say what the picture shows"))?;
         let [width, height] = [said.width.unwrap_or(usual.width), said.height.unwrap_or(usual.height)];
-        let sampler = said.sampler.as_deref().map(Method::named).transpose().map_err(|error| as_option(error.into()))?;
+        let sampler =
+            said.sampler.as_deref().map(Method::named).transpose().map_err(|error| as_option(error.into()))?;
         let mut request = ImageRequest {
             prompts: vec![prompt; self.count.into()],
-            negative_prompt: said.negative_prompt.clone(),
+            negative_prompts: said.negative_prompt.iter().cloned().collect(),
             width,
             height,
             steps: said.steps.unwrap_or(usual.steps),

@@ -94,7 +94,7 @@ impl Machine {
 pub(crate) fn available_memory() -> Option<u64> {
     let free = memory().map(|(_, available)| available);
     let mlx = Mlx::now().ok()?;
-    let own = mlx.device_memory.map(|bytes| bytes.saturating_sub(memory::active_memory().unwrap_or(0)) as u64);
+    let own = mlx.device_memory.map(|bytes| bytes.saturating_sub(mlx_rs::memory::active_memory().unwrap_or(0)) as u64);
     match mlx.backend {
         Backend::Cpu => free,
         Backend::Cuda => own,

@@ -1,10 +1,13 @@
 //! FLUX.1's transformer: diffusers' `FluxTransformer2DModel`, and Black Forest Labs' single file.
 
 mod bfl;
+mod case;
 mod diffusers;
 mod pipeline;
+mod scheduler;
 mod transformer;
 
+pub use case::{IMAGE_TO_IMAGE, TEXT_TO_IMAGE};
 pub use pipeline::FluxPipeline;
 pub use transformer::{FluxInput, FluxTransformer};
 

@@ -1,6 +1,6 @@
 //! From a prompt to pictures with FLUX.1: what it brings of its own.
 
-use super::{Flux, FluxInput, FluxTransformer};
+use super::{Flux, FluxInput, FluxTransformer, scheduler::Scheduler};
 use crate::{
     Error, OpenOptions, Result,
     autoencoder_kl::AutoencoderKl,
@@ -14,14 +14,11 @@ use crate::{
 };
 use framework::{
     Angles, Array, Dtype, Positions, math, memory,
-    sample::{Condition, Flow, Resolution, Schedule, Shift},
+    sample::{Condition, Schedule},
 };
 use mlx_rs::ops;
 use serde::{Deserialize, de::DeserializeOwned};
 use std::path::Path;
-
-/// Pixels that a packed latent stands for, along each axis: the autoencoder's 8, times 2.
-const PATCH: i32 = 16;
 
 /// FLUX.1 with its text encoders and its autoencoder; a [`Generator`](crate::Generator).
 ///
@@ -39,7 +36,7 @@ const PATCH: i32 = 16;
 ///
 /// A component is in memory while its part runs; kept, it stays for the next request.
 pub struct FluxPipeline {
-    capabilities: &'static Capabilities,
+    capabilities: Capabilities,
     transformer: Component<Flux>,
     text_encoder: Component<Clip>,
     text_encoder_2: Component<T5>,
@@ -47,7 +44,7 @@ pub struct FluxPipeline {
     tokenizer: Prompts,
     tokenizer_2: Prompts,
     scheduler: Scheduler,
-    /// Features of a packed latent, of a token of the long text encoder, and of the short one's summary.
+    /// Features of a packed latent.
     channels: i32,
     dtype: Dtype,
     keep: bool,
@@ -58,21 +55,6 @@ struct Prompts {
     tokenizer: Tokenizer,
     pad: u32,
     longest: usize,
-}
-
-/// diffusers' `FlowMatchEulerDiscreteScheduler`, as far as FLUX.1's snapshots set it.
-#[derive(Clone, Copy, Debug, Deserialize)]
-struct Scheduler {
-    #[serde(default)]
-    use_dynamic_shifting: bool,
-    #[serde(default = "unshifted")]
-    shift: f64,
-    #[serde(flatten)]
-    resolution: Resolution,
-}
-
-fn unshifted() -> f64 {
-    1.0
 }
 
 /// Prompts as the transformer reads them, of all pictures.
@@ -96,19 +78,27 @@ impl FluxPipeline {
     pub fn open(path: &Path, options: OpenOptions, keep: bool) -> Result<Self> {
         let original = transformer_file(path);
         let (transformer, built) = Component::<Flux>::new(path, "transformer", original, options, keep)?;
+        let (vae, autoencoder) = Component::<AutoencoderKl>::new(path, "vae", Some("ae.safetensors"), options, keep)?;
+        // A packed latent stands for 2 × 2 of the autoencoder's.
+        let multiple = autoencoder.factor().saturating_mul(2);
         Ok(Self {
-            capabilities: capabilities(built.is_guided())?,
+            capabilities: Capabilities { multiple, ..capabilities(built.is_guided())?.clone() },
             transformer,
             text_encoder: Component::new(path, "text_encoder", None, options, keep)?.0,
             text_encoder_2: Component::new(path, "text_encoder_2", None, options, keep)?.0,
-            vae: Component::new(path, "vae", Some("ae.safetensors"), options, keep)?.0,
+            vae,
             tokenizer: Prompts::open(&path.join("tokenizer"))?,
             tokenizer_2: Prompts::open(&path.join("tokenizer_2"))?,
-            scheduler: required(&path.join("scheduler/scheduler_config.json"))?,
+            scheduler: Scheduler::open(&path.join("scheduler/scheduler_config.json"))?,
             channels: built.channels(),
             dtype: options.dtype,
             keep,
         })
+    }
+
+    /// Rows and columns of packed latents.
+    fn grid(&self, request: &ImageRequest) -> [i32; 2] {
+        [request.height, request.width].map(|pixels| pixels / self.capabilities.multiple.max(1))
     }
 
     /// Token ids of the prompts, for the short and for the long text encoder: `[B, tokens]` each.
@@ -133,8 +123,8 @@ fn capabilities(guided: bool) -> Result<&'static Capabilities> {
 impl Diffusion for FluxPipeline {
     type Texts = Texts;
 
-    fn capabilities(&self) -> &Capabilities {
-        self.capabilities
+    fn offers(&self) -> &Capabilities {
+        &self.capabilities
     }
 
     fn dtype(&self) -> Dtype {
@@ -150,22 +140,16 @@ impl Diffusion for FluxPipeline {
     }
 
     fn noise(&self, request: &ImageRequest, pictures: i32) -> Vec<i32> {
-        let [rows, columns] = grid(request);
+        let [rows, columns] = self.grid(request);
         vec![pictures, rows * columns, self.channels]
     }
 
     fn schedule(&self, request: &ImageRequest) -> Result<Schedule<f64>> {
-        let [rows, columns] = grid(request);
-        let shift = match self.scheduler {
-            Scheduler { use_dynamic_shifting: true, resolution, .. } => {
-                Shift::Exponential { mu: resolution.mu((rows * columns) as usize) }
-            }
-            Scheduler { shift, .. } => Shift::Algebraic { shift },
-        };
-        Ok(Flow::even(shift).schedule(request.steps)?)
+        let [rows, columns] = self.grid(request);
+        self.scheduler.schedule((rows * columns) as usize, request.steps)
     }
 
-    fn plan(&self, request: &ImageRequest, pictures: i32) -> Result<Vec<Planned>> {
+    fn parts(&self, request: &ImageRequest, pictures: i32) -> Result<Vec<Planned>> {
         let [short, long] = self.tokens(&all_prompts(request), request.text_tokens)?;
         let text = |hidden: i32, pooled: i32| -> framework::Result<Texts> {
             let zeros = |shape: &[i32]| ops::zeros_dtype(shape, self.dtype);
@@ -179,7 +163,7 @@ impl Diffusion for FluxPipeline {
             self.transformer.plan("denoise", |model| {
                 let [hidden, pooled] = model.text_widths();
                 let texts = text(hidden, pooled)?;
-                let scene = Scene::new(model, request, &texts, self.dtype)?;
+                let scene = Scene::new(model, self, request, &texts)?;
                 let evaluation = Evaluation { x: &x, sigma: 1.0, condition: Condition::Towards, rows: 0..pictures };
                 memory::working(model, || scene.velocity(&evaluation))
             })?,
@@ -226,13 +210,13 @@ impl Diffusion for FluxPipeline {
         paint: &mut dyn FnMut(&Velocity<'_>) -> Result<()>,
     ) -> Result<()> {
         self.transformer.with(plan, watch, |transformer| {
-            let scene = Scene::new(transformer, request, texts, self.dtype)?;
+            let scene = Scene::new(transformer, self, request, texts)?;
             paint(&|evaluation| scene.velocity(evaluation))
         })
     }
 
     fn unpacked(&self, latents: &Array, request: &ImageRequest) -> framework::Result<Array> {
-        unpacked(latents, grid(request))
+        unpacked(latents, self.grid(request))
     }
 
     fn packed(&self, latents: &Array) -> framework::Result<Array> {
@@ -240,16 +224,11 @@ impl Diffusion for FluxPipeline {
     }
 }
 
-/// Rows and columns of packed latents.
-fn grid(request: &ImageRequest) -> [i32; 2] {
-    [request.height / PATCH, request.width / PATCH]
-}
-
-/// The prompts, and after them, where the request is guided, the negative one as often.
+/// The prompts, and after them, where the request is guided, as many negative ones.
 fn all_prompts(request: &ImageRequest) -> Vec<String> {
     let mut prompts = request.prompts.clone();
     if request.is_guided() {
-        prompts.resize(2 * prompts.len(), request.negative_prompt.clone().unwrap_or_default());
+        prompts.extend(request.negatives());
     }
     prompts
 }
@@ -267,11 +246,11 @@ struct Scene<'a> {
 impl<'a> Scene<'a> {
     fn new(
         transformer: &'a FluxTransformer,
+        pipeline: &FluxPipeline,
         request: &ImageRequest,
         texts: &'a Texts,
-        dtype: Dtype,
     ) -> framework::Result<Self> {
-        let [rows, columns] = grid(request);
+        let [rows, columns] = pipeline.grid(request);
         let text = request.text_tokens;
         Ok(Self {
             transformer,
@@ -279,7 +258,7 @@ impl<'a> Scene<'a> {
             guidance: request.guidance,
             text_angles: transformer.angles(&Positions::new(vec![0.0; 3 * text], 3, 1, text)?)?,
             image_angles: transformer.angles(&image_positions(rows, columns)?)?,
-            dtype,
+            dtype: pipeline.dtype,
         })
     }
 
@@ -354,7 +333,7 @@ fn packed(latents: &Array) -> framework::Result<Array> {
     Ok(apart.reshape(&[batch, height / 2 * (width / 2), 4 * channels])?)
 }
 
-fn required<T: DeserializeOwned>(path: &Path) -> Result<T> {
+pub(super) fn required<T: DeserializeOwned>(path: &Path) -> Result<T> {
     read_json(path)?.ok_or_else(|| Error::file(path, "no such file; fetch the whole snapshot"))
 }
 

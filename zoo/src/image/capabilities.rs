@@ -3,7 +3,7 @@
 use super::{ImageRequest, InitImage};
 use crate::{Error, Result};
 use framework::{
-    Dtype, math,
+    Dtype,
     sample::{Condition, Guidance, Method},
 };
 use serde::{Deserialize, Serialize};
@@ -58,7 +58,7 @@ impl Capabilities {
         let [width, height] = self.size;
         ImageRequest {
             prompts: Vec::new(),
-            negative_prompt: None,
+            negative_prompts: Vec::new(),
             width,
             height,
             steps: self.steps,
@@ -138,15 +138,23 @@ impl Capabilities {
             (None, None) => {}
         }
         request.true_guidance.validate().map_err(|error| match error {
-            framework::Error::Argument { name, problem } => Error::argument("true_guidance", format!("{name}: {problem}")),
+            framework::Error::Argument { name, problem } => {
+                Error::argument("true_guidance", format!("{name}: {problem}"))
+            }
             other => other.into(),
         })?;
         let guided = request.is_guided();
         let third = request.true_guidance.conditions().contains(&Condition::Between);
         check(!third, "true_guidance", || "dual guidance needs a third condition, which this model has not".into())?;
-        check(self.true_guidance || !guided, "true_guidance", || "this model cannot be guided by a second prompt".into())?;
-        check(guided || request.negative_prompt.is_none(), "negative_prompt", || {
-            "it is read only where true_guidance is on: a scale other than 1".into()
+        check(self.true_guidance || !guided, "true_guidance", || {
+            "this model cannot be guided by a second prompt".into()
+        })?;
+        check(guided || request.negative_prompts.is_empty(), "negative_prompts", || {
+            "they are read only where true_guidance is on: a scale other than 1".into()
+        })?;
+        let (negatives, prompts) = (request.negative_prompts.len(), request.prompts.len());
+        check(negatives <= 1 || negatives == prompts, "negative_prompts", || {
+            format!("{negatives} texts for {prompts} pictures; give one for all, or one each")
         })
     }
 
@@ -155,10 +163,13 @@ impl Capabilities {
             "this model cannot begin from a picture".into()
         })?;
         let count = request.prompts.len() as i32;
-        let [rows, height, width, channels] = math::shape(&init.pixels)?;
-        let fits = [height, width, channels] == [request.height, request.width, 3]
-            && (rows == 1 || rows == count)
-            && init.pixels.dtype() == Dtype::Uint8;
+        let fits = match *init.pixels.shape() {
+            [rows, height, width, 3] => {
+                [height, width] == [request.height, request.width] && (rows == 1 || rows == count)
+            }
+            _ => false,
+        };
+        let fits = fits && init.pixels.dtype() == Dtype::Uint8;
         check(fits, "init", || {
             let found = format!("{:?} of {:?}", init.pixels.shape(), init.pixels.dtype());
             format!("{found} where bytes [1 or {count}, {}, {}, 3] are needed", request.height, request.width)

@@ -53,7 +53,7 @@ pub trait Diffusion: Send {
     type Texts;
 
     /// What may be asked of it.
-    fn capabilities(&self) -> &Capabilities;
+    fn offers(&self) -> &Capabilities;
     /// What it computes in.
     fn dtype(&self) -> Dtype;
     /// Whether components stay in memory when their part is done.
@@ -65,7 +65,7 @@ pub trait Diffusion: Send {
     /// The noise levels.
     fn schedule(&self, request: &ImageRequest) -> Result<Schedule<f64>>;
     /// The parts of encoding all prompts and of denoising so many pictures at once.
-    fn plan(&self, request: &ImageRequest, pictures: i32) -> Result<Vec<Planned>>;
+    fn parts(&self, request: &ImageRequest, pictures: i32) -> Result<Vec<Planned>>;
     /// Encodes every prompt, and the negative one where the request is guided. `encoded` hears of each encoder.
     fn encode(
         &self,
@@ -108,15 +108,15 @@ pub type Velocity<'a> = dyn Fn(&Evaluation<'_>) -> framework::Result<Array> + 'a
 
 impl<D: Diffusion> Generator for D {
     fn capabilities(&self) -> &Capabilities {
-        Diffusion::capabilities(self)
+        self.offers()
     }
 
     fn plan(&self, request: &ImageRequest) -> Result<Plan> {
-        Diffusion::capabilities(self).validate(request)?;
+        self.offers().validate(request)?;
         let pictures = request.at_once();
         let vae = self.autoencoder();
         let dtype = self.dtype();
-        let mut parts = Diffusion::plan(self, request, pictures)?;
+        let mut parts = self.parts(request, pictures)?;
         if request.init.is_some() {
             let image = zeros(&[pictures, request.height, request.width, 3], dtype)?;
             parts.insert(0, vae.plan("encode", |vae| memory::working(vae, || vae.encode(&image)))?);
@@ -141,7 +141,8 @@ impl<D: Diffusion> Generator for D {
     ) -> Result<Array> {
         let seeds: Vec<u64> = (0..request.prompts.len()).map(|index| request.seed_of(index)).collect();
         let batches = seeds.chunks(request.at_once().max(1) as usize);
-        let mut rngs = batches.map(|seeds| Ok((seeds.len() as i32, Seeded::rows(seeds)?))).collect::<Result<Vec<_>>>()?;
+        let mut rngs =
+            batches.map(|seeds| Ok((seeds.len() as i32, Seeded::rows(seeds)?))).collect::<Result<Vec<_>>>()?;
         let noise = rngs.iter_mut().map(|(pictures, rng)| (*pictures, rng as &mut dyn Rng)).collect();
         run(self, request, noise, observer)
     }
@@ -163,7 +164,7 @@ fn run<D: Diffusion>(
     noise: Vec<(i32, &mut dyn Rng)>,
     observer: &mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>,
 ) -> Result<Array> {
-    let plan = Generator::plan(model, request)?;
+    let plan = model.plan(request)?;
     if let Some(available) = request.memory.or_else(doctor::available_memory) {
         plan.check(available, request)?;
     }

@@ -10,8 +10,8 @@ use framework::{
 pub struct ImageRequest {
     /// One text a picture.
     pub prompts: Vec<String>,
-    /// What pictures should not be, where `true_guidance` is on; nothing is the empty text.
-    pub negative_prompt: Option<String>,
+    /// What pictures should not be, where `true_guidance` is on: one text for all, or one a picture; none is the empty text.
+    pub negative_prompts: Vec<String>,
     /// Pixels, a multiple of the model's.
     pub width: i32,
     /// Pixels, a multiple of the model's.
@@ -54,6 +54,15 @@ pub struct InitImage {
 }
 
 impl ImageRequest {
+    /// What each picture should not be.
+    pub fn negatives(&self) -> Vec<String> {
+        match &self.negative_prompts[..] {
+            [] => vec![String::new(); self.prompts.len()],
+            [one] => vec![one.clone(); self.prompts.len()],
+            each => each.to_vec(),
+        }
+    }
+
     /// Whether the model is evaluated for the negative prompt too.
     pub fn is_guided(&self) -> bool {
         self.true_guidance.conditions().contains(&Condition::Away)

@@ -1,5 +1,7 @@
 //! What measurements share.
 
+pub mod flux;
+
 use framework::{Array, Leaf, Module, walk};
 use mlx_rs::{memory, transforms};
 use std::time::{Duration, Instant};

@@ -1,52 +1,87 @@
-//! One denoising step of FLUX.1-dev at its real size: 1024 × 1024 pixels, 512 text tokens, random bf16 weights.
+//! One denoising step of FLUX.1-dev in bf16, at its real size unless told otherwise.
 //!
 //! ```sh
 //! cargo run --release -p benches --bin flux_step
 //! ```
+//!
+//! `benches/peers/flux.py` runs it beside mflux and diffusers.
 
-use benches::{settle, spread, times};
-use framework::{Array, Dtype, Init, Positions};
+use benches::{
+    flux::{self, Inputs, PATCH},
+    settle, spread, times,
+};
+use clap::Parser;
+use framework::{Dtype, math};
 use mlx_rs::memory;
-use zoo::{Family, FluxInput, families::Flux};
+use serde_json::json;
+use std::{fs, path::PathBuf, time::Instant};
+use zoo::doctor::Mlx;
 
-const SIDE: usize = 64;
-const TEXT: i32 = 512;
+/// Times a denoising step of FLUX.1-dev and reads the memory it takes.
+#[derive(Parser)]
+struct Options {
+    /// Pixels of the picture's side, a multiple of 16.
+    #[arg(long, default_value_t = 1024)]
+    size: usize,
+    /// Tokens of the text.
+    #[arg(long, default_value_t = 512)]
+    text_tokens: usize,
+    /// How many steps to time, after two that warm up.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    steps: u16,
+    /// Two blocks of each kind and a width of 256 where random weights are made; for a CPU.
+    #[arg(long)]
+    tiny: bool,
+    /// Open the snapshot in this folder, and time from there to the end of the first step; it is written with random
+    /// weights if there is none.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Write every measurement there.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let config = serde_json::json!({
-        "patch_size": 1, "in_channels": 64, "out_channels": null, "num_layers": 19, "num_single_layers": 38,
-        "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096,
-        "pooled_projection_dim": 768, "guidance_embeds": true, "axes_dims_rope": [16, 56, 56],
-    });
-    let mut init = Init::new(Dtype::Bfloat16, 0);
-    let model = Flux::build(&serde_json::from_value(config)?, &mut init)?;
+    let options = Options::parse();
+    if options.size == 0 || options.size % PATCH != 0 {
+        return Err(format!("--size {} is not a multiple of {PATCH} above 0", options.size).into());
+    }
+    let folder = options.checkpoint.as_deref();
+    let config =
+        folder.map_or_else(|| Ok(flux::config(options.tiny)), |folder| flux::snapshot(folder, options.tiny))?;
+    let inputs = Inputs::new(&config, options.size, options.text_tokens)?;
+
+    let begin = Instant::now();
+    let model = match folder {
+        Some(folder) => flux::open(folder)?,
+        None => flux::random(&config)?,
+    };
     settle(&model)?;
-    let mut random = |shape: &[i32]| -> framework::Result<Array> {
-        let x = init.normal(shape, 1.0)?.get();
-        x.eval()?;
-        Ok(x)
-    };
-    let latents = random(&[1, (SIDE * SIDE) as i32, 64])?;
-    let text = random(&[1, TEXT, 4096])?;
-    let pooled = random(&[1, 768])?;
-    let (timestep, guidance) = (Array::from_f32(0.7).reshape(&[1])?, Array::from_f32(3.5).reshape(&[1])?);
-    let coordinate = |axis: usize| (0..SIDE * SIDE).map(move |i| [0, i / SIDE, i % SIDE][axis] as f64);
-    let image_positions = Positions::new((0..3).flat_map(coordinate).collect(), 3, 1, SIDE * SIDE)?;
-    let text_positions = Positions::new(vec![0.0; 3 * TEXT as usize], 3, 1, TEXT as usize)?;
-    let (text_angles, image_angles) = (model.angles(&text_positions)?, model.angles(&image_positions)?);
-    let input = FluxInput {
-        hidden_states: &latents,
-        encoder_hidden_states: &text,
-        pooled_projections: &pooled,
-        timestep: &timestep,
-        guidance: Some(&guidance),
-        text_angles: &text_angles,
-        image_angles: &image_angles,
-    };
-    let [median, least, most] = spread(times(10, || model.forward(&input))?);
-    let peak = memory::peak_memory()? as f64 / 1e9;
-    println!(
-        "FLUX.1-dev step, 1024², {TEXT} text tokens, bf16: median {median:.0} ms ({least:.0} to {most:.0}, n = 10), peak {peak:.1} GB"
-    );
+    let step = inputs.step(&model)?;
+    let velocity = step()?;
+    velocity.eval()?;
+    let loaded = folder.map(|_| begin.elapsed().as_secs_f64());
+
+    let token = math::read::<f32>(&math::slice(&velocity, 1, 0, 1)?.as_dtype(Dtype::Float32)?)?;
+    drop(velocity);
+    let active = memory::active_memory()?;
+    let times = times(options.steps.into(), &step)?;
+    let peak = memory::peak_memory()?;
+
+    if let Some(path) = options.json {
+        let mlx = Mlx::now()?;
+        let milliseconds: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+        let report = json!({
+            "device": mlx.device, "versions": {"mlx": mlx.version}, "milliseconds": milliseconds,
+            "load_to_first_step": loaded, "active": active, "peak": peak, "velocity": token,
+        });
+        fs::write(path, serde_json::to_vec(&report)?)?;
+    }
+    let [median, least, most] = spread(times);
+    let [active, peak] = [active, peak].map(|bytes| bytes as f64 / 1e9);
+    let Options { size, text_tokens, steps, .. } = options;
+    print!("FLUX.1-dev step, {size}², {text_tokens} text tokens, bf16: median {median:.0} ms ");
+    print!("({least:.0} to {most:.0}, n = {steps}), weights {active:.1} GB, peak {peak:.1} GB");
+    println!("{}", loaded.map_or_else(String::new, |seconds| format!(", load to first step {seconds:.1} s")));
     Ok(())
 }

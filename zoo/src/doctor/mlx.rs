@@ -70,7 +70,11 @@ impl Allocator {
 }
 
 impl Mlx {
-    pub(super) fn now() -> Result<Self> {
+    /// What MLX says now.
+    ///
+    /// # Errors
+    /// When it has no default device.
+    pub fn now() -> Result<Self> {
         // `mlx-rs` takes over MLX's errors in its first call; before that, MLX ends the process at an error.
         let ask = || -> mlx_rs::error::Result<(DeviceType, i32)> {
             let device = Device::try_default()?;

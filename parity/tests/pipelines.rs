@@ -144,6 +144,7 @@ fn the_table_is_open() {
     const MINE: Pipeline = Pipeline {
         names: &["FluxPipeline"],
         run: |_, _, arguments| Ok(vec![("latents.0".into(), arguments.take("latents")?)]),
+        ..zoo::PIPELINES[0]
     };
     let Outcome::Failed(report) =
         outcome(&Suite::default().with(MINE), "schnell", |arguments, _| *arguments = json!({}))

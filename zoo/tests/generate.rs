@@ -87,6 +87,9 @@ fn every_option_is_read() {
         &["--init", "house.png", "--strength", "0.3"],
         &["--dtype", "bf16"],
         &["--sampler", "heun"],
+        &["--true-guidance", "3", "--guidance-rule", "apg"],
+        &["--true-guidance", "3", "--guidance-rule", "classifier_free_zero"],
+        &["--true-guidance", "3", "--guidance-rescale", "0.7"],
     ] {
         assert!(make(arguments) != plain, "{arguments:?}");
     }
@@ -103,26 +106,36 @@ fn what_cannot_be_is_refused_and_nothing_is_written() {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{expected}");
     };
     for (arguments, expected) in [
-        (&["a", "--width", "100"][..], "width"),
-        (&["a", "--height", "0"], "height"),
-        (&["a", "--height", "-64"], "height"),
-        (&["a", "--width", "1048576", "--height", "1048576"], "width"),
-        (&["a", "--steps", "0"], "steps"),
-        (&["a", "--guidance", "NaN"], "guidance"),
-        (&["a", "--true-guidance", "0.5"], "true_guidance"),
-        (&["a", "--true-guidance", "inf"], "true_guidance"),
-        (&["a", "--negative", "b"], "--true-guidance"),
-        (&["a", "--tile", "100"], "tile"),
-        (&["a", "--tile", "-64"], "tile"),
-        (&["a", "--text-tokens", "0"], "text_tokens"),
+        (&["a", "--width", "100"][..], "--width"),
+        (&["a", "--height", "0"], "--height"),
+        (&["a", "--height", "-64"], "--height"),
+        (&["a", "--width", "1048576", "--height", "1048576"], "--width"),
+        (&["a", "--steps", "0"], "--steps"),
+        (&["a", "--guidance", "NaN"], "--guidance"),
+        (&["a", "--true-guidance", "-0.5"], "--true-guidance"),
+        (&["a", "--true-guidance", "inf"], "--true-guidance"),
+        (&["a", "--guidance-rule", "apg"], "--true-guidance"),
+        (&["a", "--guidance-rescale", "0.5"], "--true-guidance"),
+        (&["a", "--true-guidance", "2", "--guidance-rescale", "7"], "--true-guidance"),
+        (&["a", "--true-guidance", "2", "--guidance-rule", "magic"], "magic"),
+        (&["a", "--negative", "b"], "--negative"),
+        (&["a", "--tile", "100"], "--tile"),
+        (&["a", "--tile", "-64"], "--tile"),
+        (&["a", "--text-tokens", "0"], "--text-tokens"),
+        (&["a", "--text-tokens", "513"], "--text-tokens"),
         (&["a", "--count", "0"], "--count"),
         (&["a", "--count", "4000000000"], "--count"),
+        (&["a", "--batch", "0"], "--batch"),
+        (&["a", "--memory", "0.001"], "are free"),
+        (&["a", "--memory", "-1"], "--memory"),
+        (&["a", "--memory", "NaN"], "--memory"),
         (&["a", "--sampler", "magic"], "magic"),
         (&["a", "--init", "absent.png"], "absent.png"),
         (&["a", "--init", "absent.png", "--strength", "-1"], "absent.png"),
         (&["a", "--strength", "0.5"], "--init"),
         (&["a", "--from", "absent.png"], "absent.png"),
         (&["a", "--out", "no/such/folder.png"], "no/such"),
+        (&["a", "--preview", "no/such/preview.png"], "no/such"),
         (&[], "prompt"),
     ] {
         refused(tiny(folder.path(), arguments), expected);
@@ -131,4 +144,42 @@ fn what_cannot_be_is_refused_and_nothing_is_written() {
     refused(generate(folder.path(), &["a", "--model", "absent"]), "absent");
     let part = components().join("vae");
     refused(generate(folder.path(), &["a", "--model", part.to_str().unwrap()]), "transformer");
+}
+
+#[test]
+fn a_plan_says_what_is_needed_and_whether_it_fits() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = components();
+    let plan = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zoo"));
+        let size = ["--width", "64", "--height", "96", "--text-tokens", "20"];
+        let arguments = [&["plan", "--model", model.to_str().unwrap()][..], &size, more].concat();
+        command.current_dir(folder.path()).args(arguments).output().unwrap()
+    };
+    let shown = fine(&plan(&[]));
+    for part in ["text_encoder ", "text_encoder_2", "transformer", "vae", "at most about"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    let events = fine(&plan(&["--json-events"]));
+    let event: serde_json::Value = serde_json::from_str(&events).unwrap();
+    let peak = event["peak"].as_u64().unwrap();
+    assert!(event["fits"] == true && event["parts"].as_array().unwrap().len() == 4, "{event}");
+    let more = |arguments: &[&str]| {
+        let event: serde_json::Value = serde_json::from_str(&fine(&plan(arguments))).unwrap();
+        event["peak"].as_u64().unwrap()
+    };
+    assert!(more(&["--json-events", "--count", "4"]) > 2 * peak);
+    assert!(more(&["--json-events", "--count", "4", "--batch", "1"]) < 2 * peak);
+    let refused = plan(&["--memory", "0.001"]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("are free"));
+}
+
+#[test]
+fn previews_are_written_as_the_picture_grows() {
+    let folder = tempfile::tempdir().unwrap();
+    let shown = fine(&tiny(folder.path(), &["a tree", "--preview", "small.png", "--json-events"]));
+    assert_eq!(shown.matches(r#""event":"preview""#).count(), 2, "{shown}");
+    assert!(shown.contains("remaining_seconds"), "{shown}");
+    let small = Picture::read(&folder.path().join("small.png")).unwrap();
+    assert!(small.width < 64 && small.width * 96 == small.height * 64);
 }

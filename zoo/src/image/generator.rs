@@ -1,7 +1,8 @@
 //! How images are made, once for all families: check, plan, encode, denoise, decode.
 
 use super::{
-    Capabilities, ImageEvent, ImageRequest, InitImage, Plan, Planned, Projection, Stage, Watch, preview::bytes,
+    Capabilities, ImageEvent, ImageRequest, InitImage, Observer, Plan, Planned, Projection, Stage, Watch,
+    preview::bytes,
 };
 use crate::{Result, autoencoder_kl::AutoencoderKl, component::Component, doctor, error::finite};
 use framework::{
@@ -10,7 +11,7 @@ use framework::{
     vae::{Gaussian, KlVae},
 };
 use mlx_rs::ops;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
 /// A model that makes images, whatever its family.
 pub trait Generator: Send {
@@ -28,23 +29,14 @@ pub trait Generator: Send {
     /// # Errors
     /// When a value of the request is out of its range or it needs more memory than there is, before any weight is read;
     /// when a stage yields NaN or infinity; [`Error::Cancelled`](crate::Error::Cancelled) when the observer breaks.
-    fn generate(
-        &self,
-        request: &ImageRequest,
-        observer: &mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>,
-    ) -> Result<Array>;
+    fn generate(&self, request: &ImageRequest, observer: &mut Observer<'_>) -> Result<Array>;
 
     /// As [`generate`](Self::generate), with all pictures at once and noise from `rng` instead of the seeds: first that of
     /// the latents, then what the sampler draws.
     ///
     /// # Errors
     /// As [`generate`](Self::generate), and when `rng` has no such noise.
-    fn generate_from(
-        &self,
-        request: &ImageRequest,
-        rng: &mut dyn Rng,
-        observer: &mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>,
-    ) -> Result<Array>;
+    fn generate_from(&self, request: &ImageRequest, rng: &mut dyn Rng, observer: &mut Observer<'_>) -> Result<Array>;
 }
 
 /// What a family of latent diffusion models brings of its own.
@@ -134,11 +126,7 @@ impl<D: Diffusion> Generator for D {
         Ok(Plan { parts, kept: self.keeps() })
     }
 
-    fn generate(
-        &self,
-        request: &ImageRequest,
-        observer: &mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>,
-    ) -> Result<Array> {
+    fn generate(&self, request: &ImageRequest, observer: &mut Observer<'_>) -> Result<Array> {
         let seeds: Vec<u64> = (0..request.prompts.len()).map(|index| request.seed_of(index)).collect();
         let batches = seeds.chunks(request.at_once().max(1) as usize);
         let mut rngs =
@@ -147,12 +135,7 @@ impl<D: Diffusion> Generator for D {
         run(self, request, noise, observer)
     }
 
-    fn generate_from(
-        &self,
-        request: &ImageRequest,
-        rng: &mut dyn Rng,
-        observer: &mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>,
-    ) -> Result<Array> {
+    fn generate_from(&self, request: &ImageRequest, rng: &mut dyn Rng, observer: &mut Observer<'_>) -> Result<Array> {
         run(self, request, vec![(request.prompts.len() as i32, rng)], observer)
     }
 }
@@ -162,7 +145,7 @@ fn run<D: Diffusion>(
     model: &D,
     request: &ImageRequest,
     noise: Vec<(i32, &mut dyn Rng)>,
-    observer: &mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>,
+    observer: &mut Observer<'_>,
 ) -> Result<Array> {
     let plan = model.plan(request)?;
     if let Some(available) = request.memory.or_else(doctor::available_memory) {

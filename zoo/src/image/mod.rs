@@ -12,4 +12,4 @@ pub use generator::{Diffusion, Evaluation, Generator, Velocity};
 pub use plan::{Plan, Planned};
 pub use preview::Projection;
 pub use request::{ImageRequest, InitImage};
-pub use watch::{ImageEvent, Stage, Watch};
+pub use watch::{ImageEvent, Observer, Stage, Watch};

@@ -58,16 +58,19 @@ pub enum ImageEvent<'a> {
     Preview(&'a Array),
 }
 
+/// Hears what happens; may stop the work.
+pub type Observer<'a> = dyn FnMut(ImageEvent<'_>) -> ControlFlow<()> + 'a;
+
 /// Whoever watches, shared by the stages of one request.
 pub struct Watch<'a> {
-    observer: RefCell<&'a mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>>,
+    observer: RefCell<&'a mut Observer<'a>>,
     /// The stage that was told of last, when that was first, and what was done then.
     pace: Cell<Option<(Stage, Instant, u64)>>,
 }
 
 impl<'a> Watch<'a> {
     /// Tells `observer`.
-    pub fn new(observer: &'a mut dyn FnMut(ImageEvent<'_>) -> ControlFlow<()>) -> Self {
+    pub fn new(observer: &'a mut Observer<'a>) -> Self {
         Self { observer: RefCell::new(observer), pace: Cell::new(None) }
     }
 

@@ -117,7 +117,13 @@ fn not_json(error: &serde_json::Error) -> String {
 /// Reads a JSON file, if there is one.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let Some(text) = text(path)? else { return Ok(None) };
-    let value = serde_json::from_str(&text).map_err(|error| Error::file(path, not_json(&error)))?;
+    let refused = |error: &serde_json::Error| Error::file(path, not_json(error));
+    let mut json = serde_json::Deserializer::from_str(&text);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| match error.path().iter().next() {
+        Some(_) if error.inner().is_data() => Error::file(path, format!("`{}`: {}", error.path(), error.inner())),
+        _ => refused(error.inner()),
+    })?;
+    json.end().map_err(|error| refused(&error))?;
     Ok(Some(value))
 }
 

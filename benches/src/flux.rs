@@ -131,6 +131,7 @@ fn numbers(shape: &[usize]) -> framework::Result<Array> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use framework::memory;
 
     #[test]
     fn a_snapshot_is_written_once_and_gives_the_velocity_of_the_model_that_was_written() {
@@ -143,6 +144,18 @@ mod tests {
         assert_eq!(opened.shape(), [1, 9, 64]);
         assert!(math::is_finite(&opened).unwrap());
         assert!(opened.eq_exact(velocity(random(&config).unwrap())).unwrap());
+    }
+
+    /// No weight is made: the graph alone says what is needed.
+    #[test]
+    fn a_step_at_the_real_size_is_planned_within_25_gb() {
+        let config = config(false);
+        let model = random(&config).unwrap();
+        let inputs = Inputs::new(&config, 1024, 512).unwrap();
+        let step = inputs.step(&model).unwrap();
+        let [weights, working] = [memory::weights(&model), memory::working(&model, step).unwrap()];
+        assert_eq!(weights, 2 * 11_901_408_320);
+        assert!(working < 1_250_000_000, "{working}");
     }
 
     #[test]

@@ -49,8 +49,9 @@ pub fn working<T>(model: &dyn Module, run: impl FnOnce() -> Result<T>) -> Result
     Ok(observed.saturating_mul(5) / 2)
 }
 
-/// The path up to its last number: the innermost part of a list.
+/// The path up to its last number, without what tells several results apart: the innermost part of a list.
 fn innermost(path: &str) -> &str {
+    let path = path.split('#').next().unwrap_or_default();
     let mut end = 0;
     let mut place = 0;
     for segment in path.split('.') {
@@ -109,6 +110,7 @@ mod tests {
     fn paths_end_at_their_last_number() {
         assert_eq!(innermost("decoder.up_blocks.2.resnets.11.conv1"), "decoder.up_blocks.2.resnets.11");
         assert_eq!(innermost("blocks.0"), "blocks.0");
+        assert_eq!(innermost("blocks.0#1"), "blocks.0");
         assert_eq!(innermost("norm_out.linear"), "");
     }
 

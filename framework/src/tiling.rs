@@ -55,6 +55,14 @@ struct Cut {
 }
 
 impl Ratio {
+    /// So many pixels in positions of the input.
+    pub(crate) fn input(self, pixels: i32) -> i32 {
+        match self {
+            Self::Up(factor) => pixels / factor.max(1),
+            Self::Down(_) => pixels,
+        }
+    }
+
     /// A position of the input in positions of the output.
     fn apply(self, place: i32) -> i32 {
         match self {
@@ -102,7 +110,7 @@ impl Tiling {
             return Err(Error::argument("tile", problem));
         }
         Ok(match ratio {
-            Ratio::Up(_) => Cut { tile: self.tile / factor, overlap: self.overlap / factor, grain: 1, ratio },
+            Ratio::Up(_) => Cut { tile: ratio.input(self.tile), overlap: ratio.input(self.overlap), grain: 1, ratio },
             Ratio::Down(_) => Cut { tile: self.tile, overlap: self.overlap, grain: factor, ratio },
         })
     }

@@ -108,7 +108,7 @@ fn progress_grows_to_its_total_and_every_stage_can_be_cancelled() {
             let (_, done, total) = progress.iter().rev().find(|(known, ..)| known == stage).unwrap();
             assert_eq!(done, total, "{stage:?} ends");
         }
-        for stage in [Stage::Encode, Stage::Denoise, Stage::Decode] {
+        for stage in [Stage::Encode, Stage::Begin, Stage::Denoise, Stage::Decode] {
             assert!(stages.contains(&stage));
         }
         assert_eq!(all.iter().filter(|event| event.is_none()).count(), 2 * 2 * 2, "latents and previews");
@@ -140,14 +140,17 @@ fn tiles_change_no_pixel_but_by_rounding() {
     for model in each(true) {
         let multiple = model.capabilities().multiple;
         let request = ImageRequest { width: 13 * multiple, height: 9 * multiple, ..request(&*model) };
-        let mut tiles = 0;
+        let request = ImageRequest { init: Some(init(&request, 0.5)), ..request };
+        let mut tiles = [0, 0];
         let tiled = model.generate(&ImageRequest { tile: Some(64), ..request.clone() }, &mut |event| {
-            if let ImageEvent::Progress { stage: Stage::Decode, total, .. } = event {
-                tiles = total;
+            match event {
+                ImageEvent::Progress { stage: Stage::Begin, total, .. } => tiles[0] = total,
+                ImageEvent::Progress { stage: Stage::Decode, total, .. } => tiles[1] = total,
+                _ => {}
             }
             ControlFlow::Continue(())
         });
-        assert!(tiles > 10, "{tiles}");
+        assert!(tiles[0] > 10 && tiles[1] > 10, "{tiles:?}");
         assert!(difference(&make(&*model, &request), &tiled.unwrap()) <= 1);
     }
 }

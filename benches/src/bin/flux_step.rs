@@ -11,8 +11,7 @@ use benches::{
     settle, spread, times,
 };
 use clap::Parser;
-use framework::{Dtype, math};
-use mlx_rs::memory;
+use framework::{Dtype, math, memory};
 use serde_json::json;
 use std::{fs, path::PathBuf, time::Instant};
 use zoo::doctor::Mlx;
@@ -36,6 +35,9 @@ struct Options {
     /// weights if there is none.
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
+    /// Let the device's queue hold as much memory as it likes, rather than what a step needs.
+    #[arg(long)]
+    unbounded: bool,
     /// Write every measurement there.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -64,24 +66,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let token = math::read::<f32>(&math::slice(&velocity, 1, 0, 1)?.as_dtype(Dtype::Float32)?)?;
     drop(velocity);
-    let active = memory::active_memory()?;
-    let times = times(options.steps.into(), &step)?;
-    let peak = memory::peak_memory()?;
+    let active = mlx_rs::memory::active_memory()?;
+    let working = memory::working(&model, &step)?;
+    let bound = if options.unbounded { u64::MAX } else { working };
+    let times = memory::bounded(bound, || times(options.steps.into(), &step))??;
+    let peak = mlx_rs::memory::peak_memory()?;
 
     if let Some(path) = options.json {
         let mlx = Mlx::now()?;
         let milliseconds: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
         let report = json!({
             "device": mlx.device, "versions": {"mlx": mlx.version}, "milliseconds": milliseconds,
-            "load_to_first_step": loaded, "active": active, "peak": peak, "velocity": token,
+            "load_to_first_step": loaded, "active": active, "planned": working, "peak": peak, "velocity": token,
         });
         fs::write(path, serde_json::to_vec(&report)?)?;
     }
     let [median, least, most] = spread(times);
-    let [active, peak] = [active, peak].map(|bytes| bytes as f64 / 1e9);
+    let [active, planned, peak] = [active as u64, active as u64 + working, peak as u64].map(|bytes| bytes as f64 / 1e9);
     let Options { size, text_tokens, steps, .. } = options;
     print!("FLUX.1-dev step, {size}², {text_tokens} text tokens, bf16: median {median:.0} ms ");
-    print!("({least:.0} to {most:.0}, n = {steps}), weights {active:.1} GB, peak {peak:.1} GB");
+    print!(
+        "({least:.0} to {most:.0}, n = {steps}), weights {active:.1} GB, planned {planned:.1} GB, peak {peak:.1} GB"
+    );
     println!("{}", loaded.map_or_else(String::new, |seconds| format!(", load to first step {seconds:.1} s")));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Encoding and decoding in tiles: less memory, the same numbers.
 
 use super::{Decoder, Encoder, KlVae};
-use crate::{Down, Error, Layers, Norm, Ratio, Result, Tiling, Up, call, math, memory, tap, within};
+use crate::{Down, Error, Layers, Module, Norm, Ratio, Result, Tiling, Up, call, math, memory, tap, within};
 use mlx_rs::Array;
 
 /// Hears how many of how many tiles are computed; an error from it ends the work.
@@ -56,13 +56,17 @@ impl<N: Norm> Encoder<N> {
     /// # Errors
     /// When `tile` is less than 1, and those of `told`.
     pub fn forward_tiled(&self, image: &Array, tile: i32, told: &mut Told) -> Result<Array> {
+        run(image, &self.parts(tile)?, self.style.rank, told)
+    }
+
+    fn parts(&self, tile: i32) -> Result<Vec<Part<'_>>> {
         let parts = self.down_blocks.iter().enumerate().map(|(i, down)| {
             let inner = i + 1 < self.down_blocks.len();
             let tiling = inner.then(|| tiling(tile, i, &down.layers)).transpose()?.flatten();
             let tiles = tiling.map(|tiling| (tiling, Ratio::Down(2)));
             Ok(Part { tiles, run: Box::new(move |x| self.stage(i, down, x)) })
         });
-        run(image, &parts.collect::<Result<Vec<_>>>()?, self.style.rank, told)
+        parts.collect()
     }
 
     /// Stage i with what stands before the first and after the last.
@@ -98,28 +102,39 @@ impl<N: Norm> KlVae<N> {
         within!(self.decoder => self.decoder.forward_tiled(&z, tile, told))
     }
 
+    /// What [`encode_tiled`](Self::encode_tiled) needs at once beside the parameters, in bytes; see [`memory::working`].
+    ///
+    /// # Errors
+    /// As [`Encoder::forward_tiled`].
+    pub fn encode_working(&self, image: &Array, tile: i32) -> Result<u64> {
+        working(&self.encoder, image, &self.encoder.parts(tile)?, self.encoder.style.rank)
+    }
+
     /// What [`decode_tiled`](Self::decode_tiled) needs at once beside the parameters, in bytes; see [`memory::working`].
     ///
     /// # Errors
     /// As [`Decoder::forward_tiled`].
-    pub fn working_tiled(&self, z: &Array, tile: i32) -> Result<u64> {
-        let axes = axes(self.decoder.style.rank);
-        let (mut x, mut most) = (z.clone(), 0);
-        for Part { tiles, run } in self.decoder.parts(tile)? {
-            let mut part = x.clone();
-            if let Some((tiling, _)) = tiles {
-                for &axis in &axes {
-                    let length = part.shape().get(axis as usize).copied().unwrap_or(0);
-                    part = math::slice(&part, axis, 0, length.min(tiling.tile / 2))?;
-                }
-            }
-            let working = memory::working(&self.decoder, || run(&part))?;
-            let y = run(&x)?;
-            most = most.max(working.saturating_add((x.nbytes() + y.nbytes()) as u64));
-            x = y;
-        }
-        Ok(most)
+    pub fn decode_working(&self, z: &Array, tile: i32) -> Result<u64> {
+        working(&self.decoder, z, &self.decoder.parts(tile)?, self.decoder.style.rank)
     }
+}
+
+/// What the part that needs most needs: a tile, and what goes in and comes out whole.
+fn working(model: &dyn Module, x: &Array, parts: &[Part], rank: usize) -> Result<u64> {
+    let (mut x, mut most) = (x.clone(), 0);
+    for Part { tiles, run } in parts {
+        let mut tile = x.clone();
+        if let Some((tiling, ratio)) = tiles {
+            for axis in axes(rank) {
+                let length = tile.shape().get(axis as usize).copied().unwrap_or(0);
+                tile = math::slice(&tile, axis, 0, length.min(ratio.input(tiling.tile)))?;
+            }
+        }
+        let y = run(&x)?;
+        let needed = memory::working(model, || run(&tile))?.saturating_add((x.nbytes() + y.nbytes()) as u64);
+        (x, most) = (y, most.max(needed));
+    }
+    Ok(most)
 }
 
 /// How a stage is cut that is `halvings` below the image. Its outputs see `2 · blocks + 2` positions far: two convolutions a

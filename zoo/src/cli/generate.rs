@@ -67,9 +67,9 @@ impl GenerateArguments {
             (ImageEvent::Progress { stage, done, total, remaining }, _) => {
                 let unit = match stage {
                     Stage::Load(_) => Unit::Bytes,
-                    Stage::Encode => Unit::Things("encodings"),
+                    Stage::Encode => Unit::Things("encoders"),
                     Stage::Denoise => Unit::Things("steps"),
-                    Stage::Decode => Unit::Things("tiles"),
+                    Stage::Begin | Stage::Decode => Unit::Things("tiles"),
                 };
                 show.paced(stage.name(), unit, done, total, remaining)
             }

@@ -4,11 +4,11 @@ use super::{
     Capabilities, ImageEvent, ImageRequest, InitImage, Observer, Plan, Planned, Projection, Stage, Watch,
     preview::bytes,
 };
-use crate::{Result, autoencoder_kl::AutoencoderKl, component::Component, doctor, error::finite};
+use crate::{Error, Result, autoencoder_kl::AutoencoderKl, component::Component, doctor, error::finite};
 use framework::{
     Array, Dtype, math, memory,
     sample::{Condition, Guide, Noising, Prediction, Rng, Schedule, Seeded},
-    vae::{Gaussian, KlVae},
+    vae::{Gaussian, KlVae, Told},
 };
 use mlx_rs::ops;
 use std::ops::Range;
@@ -28,7 +28,7 @@ pub trait Generator: Send {
     ///
     /// # Errors
     /// When a value of the request is out of its range or it needs more memory than there is, before any weight is read;
-    /// when a stage yields NaN or infinity; [`Error::Cancelled`](crate::Error::Cancelled) when the observer breaks.
+    /// when a stage yields NaN or infinity; [`Error::Cancelled`] when the observer breaks.
     fn generate(&self, request: &ImageRequest, observer: &mut Observer<'_>) -> Result<Array>;
 
     /// As [`generate`](Self::generate), with all pictures at once and noise from `rng` instead of the seeds: first that of
@@ -109,14 +109,18 @@ impl<D: Diffusion> Generator for D {
         let vae = self.autoencoder();
         let dtype = self.dtype();
         let mut parts = self.parts(request, pictures)?;
-        if request.init.is_some() {
-            let image = zeros(&[pictures, request.height, request.width, 3], dtype)?;
-            parts.insert(0, vae.plan("encode", |vae| memory::working(vae, || vae.encode(&image)))?);
+        if let Some(init) = &request.init {
+            let image = zeros(init.pixels.shape(), dtype)?;
+            let encode = vae.plan("encode", |vae| match request.tile {
+                Some(tile) => vae.encode_working(&image, tile),
+                None => memory::working(vae, || vae.encode(&image)),
+            })?;
+            parts.insert(self.encoders() as usize, encode);
         }
         let latents = zeros(&self.noise(request, pictures), dtype)?;
         let z = self.unpacked(&latents, request)?;
         let mut decode = vae.plan("decode", |vae| match request.tile {
-            Some(tile) => vae.working_tiled(&z, tile),
+            Some(tile) => vae.decode_working(&z, tile),
             None => memory::working(vae, || vae.decode(&z)),
         })?;
         // All finished pictures, as colours and as bytes.
@@ -153,21 +157,13 @@ fn run<D: Diffusion>(
     }
     let run = Run { model, request, plan: &plan, watch: &Watch::new(observer) };
     let projection = request.previews.then(|| run.projection()).transpose()?;
-    let encodings = model.encoders() + u64::from(request.init.is_some());
     let mut encoded = 0;
     let mut tell = || {
         encoded += 1;
-        Ok(run.watch.progress(Stage::Encode, encoded, encodings)?)
+        Ok(run.watch.progress(Stage::Encode, encoded, model.encoders())?)
     };
     let texts = model.encode(request, &plan, run.watch, &mut tell)?;
-    let begin = match &request.init {
-        Some(init) => {
-            let latents = run.begin(init)?;
-            tell()?;
-            Some((latents, init.strength))
-        }
-        None => None,
-    };
+    let begin = request.init.as_ref().map(|init| Ok::<_, Error>((run.begin(init)?, init.strength))).transpose()?;
     let latents = run.denoise(&texts, begin.as_ref(), noise, projection.as_ref())?;
     run.decode(&latents)
 }
@@ -196,7 +192,12 @@ impl<D: Diffusion> Run<'_, D> {
         let unit = math::scaled(&init.pixels.as_dtype(Dtype::Float32)?, 2.0 / 255.0)?;
         let image = math::offset(&unit, -1.0)?.as_dtype(self.model.dtype())?;
         self.with_vae(|vae| {
-            let gaussian = Gaussian::new(&vae.encode(&image)?)?;
+            let mut tell = |done, total| self.watch.progress(Stage::Begin, done as u64, total as u64);
+            let parameters = match self.request.tile {
+                Some(tile) => vae.encode_tiled(&image, tile, &mut tell)?,
+                None => evaluated(vae.encode(&image)?, &mut tell)?,
+            };
+            let gaussian = Gaussian::new(&parameters)?;
             let z = match &init.posterior_noise {
                 Some(noise) => gaussian.sample(noise)?,
                 None => gaussian.mode(),
@@ -276,12 +277,7 @@ impl<D: Diffusion> Run<'_, D> {
                 };
                 let image = match self.request.tile {
                     Some(tile) => vae.decode_tiled(&z, tile, &mut tell)?,
-                    None => {
-                        let image = vae.decode(&z)?;
-                        image.eval()?;
-                        tell(1, 1)?;
-                        image
-                    }
+                    None => evaluated(vae.decode(&z)?, &mut tell)?,
                 };
                 let image = image.as_dtype(Dtype::Float32)?;
                 finite(&image, "decoding")?;
@@ -292,6 +288,13 @@ impl<D: Diffusion> Run<'_, D> {
             Ok(all)
         })
     }
+}
+
+/// What was computed whole, as the only tile.
+fn evaluated(x: Array, told: &mut Told<'_>) -> framework::Result<Array> {
+    x.eval()?;
+    told(1, 1)?;
+    Ok(x)
 }
 
 /// Zeros that are not computed yet.

@@ -12,8 +12,10 @@ use std::{
 pub enum Stage {
     /// A component is read; counts bytes.
     Load(&'static str),
-    /// Prompts become conditions, and a picture to begin from latents; counts what is encoded.
+    /// Prompts become conditions; counts text encoders.
     Encode,
+    /// A picture to begin from becomes latents; counts tiles.
+    Begin,
     /// Noise becomes latents; counts steps.
     Denoise,
     /// Latents become pixels; counts tiles.
@@ -26,6 +28,7 @@ impl Stage {
         match self {
             Self::Load(component) => component,
             Self::Encode => "encode",
+            Self::Begin => "begin",
             Self::Denoise => "denoise",
             Self::Decode => "decode",
         }

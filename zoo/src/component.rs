@@ -7,10 +7,7 @@ use crate::{
     registry::{fit_config, open_model},
 };
 use framework::{Result as Outcome, memory, weights::Source};
-use std::{
-    cell::RefCell,
-    path::{Path, PathBuf},
-};
+use std::{cell::RefCell, path::PathBuf};
 
 /// A component that is loaded when it is needed, and let go after that unless it is kept.
 pub struct Component<F: Family> {
@@ -22,21 +19,13 @@ pub struct Component<F: Family> {
 }
 
 impl<F: Family> Component<F> {
-    /// The component of that name: the folder of that name in a diffusers snapshot, or the file that stands for it; and
-    /// its model, built and without weights. Reads the header alone.
+    /// The component of that name in a folder or a file; and its model, built and without weights. Reads the header
+    /// alone.
     ///
     /// # Errors
     /// When it is missing or does not fit.
-    pub fn new(
-        snapshot: &Path,
-        name: &'static str,
-        file: Option<&str>,
-        options: OpenOptions,
-        keep: bool,
-    ) -> Result<(Self, F::Model)> {
-        let folder = snapshot.join(name);
-        let file = file.map(|file| snapshot.join(file)).filter(|file| !folder.exists() && file.exists());
-        let component = Self { name, path: file.unwrap_or(folder), options, keep, model: RefCell::new(None) };
+    pub fn new(path: PathBuf, name: &'static str, options: OpenOptions, keep: bool) -> Result<(Self, F::Model)> {
+        let component = Self { name, path, options, keep, model: RefCell::new(None) };
         let model = component.fit()?;
         Ok((component, model))
     }

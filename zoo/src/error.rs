@@ -80,7 +80,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// What would need more memory than there is; found before any weight is read.
-    #[error("`{component}` needs about {needed} to {task}, and {available} are free; {advice}")]
+    #[error("`{component}` needs about {needed} to {task}, and {available} may be used; {advice}")]
     Memory {
         /// The component whose part needs most.
         component: &'static str,

@@ -138,7 +138,7 @@ impl Open {
     /// When it is of no family that makes images, or incomplete.
     pub fn generator_at(self, path: &Path, keep: bool) -> Result<Box<dyn Generator>> {
         let pipeline = registry::pipeline_of(PIPELINES, path)?;
-        (pipeline.open)(path, self.resolve(&path.join(pipeline.main))?, keep)
+        (pipeline.open)(path, self.resolve(&(pipeline.main)(path))?, keep)
     }
 
     /// Opens a language model as these options say; see [`language_model`].

@@ -373,7 +373,7 @@ fn undecoded(path: &Path, error: &ImageError) -> Error {
 fn unwritten(path: &Path, error: &io::Error) -> Error {
     use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, QuotaExceeded, StorageFull};
     let advice = match error.kind() {
-        NotFound => "its folder is not there; make it, or name another place",
+        NotFound => return Error::file(path, "its folder is not there; make it, or name another place"),
         IsADirectory => "is a folder; name a file",
         NotADirectory => "a file lies where its folder should be; name another place",
         StorageFull | QuotaExceeded => "the disk is full; free some space, or name a place on another disk",

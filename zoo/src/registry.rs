@@ -8,7 +8,11 @@ use framework::{
     weights::{Config, Header, ModulePaths, Packed, Progress, Source, Tensors, WeightMap, fit, load},
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use std::{any::Any, collections::BTreeSet, path::Path};
+use std::{
+    any::Any,
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 /// A model family: a config, how it is built from blocks, and what its weights are called where.
 pub trait Family: 'static {
@@ -265,8 +269,8 @@ pub const MODELS: &[Entry] = &[
 pub struct Pipeline {
     /// Upstream's classes.
     pub names: &'static [&'static str],
-    /// The component that most of the work is done in, whose files say what to compute in.
-    pub main: &'static str,
+    /// The component of a snapshot that most of the work is done in, whose files say what to compute in.
+    pub main: fn(&Path) -> PathBuf,
     /// Opens the snapshot in a folder; the flag keeps components in memory between requests. Reads no weights.
     pub open: fn(&Path, OpenOptions, bool) -> Result<Box<dyn Generator>>,
     /// Parity's door: runs the components in a folder with the arguments of upstream's `__call__`, among them its noise: `latents`, and
@@ -299,7 +303,8 @@ impl Pipeline {
 /// All pipelines.
 pub const PIPELINES: &[Pipeline] = &[crate::flux::TEXT_TO_IMAGE, crate::flux::IMAGE_TO_IMAGE];
 
-/// The pipeline of a snapshot: the one that its `model_index.json` names, or, without that file, the first.
+/// The pipeline of a snapshot: the one that its `model_index.json` names, or, without that file, the first whose main
+/// component is there.
 ///
 /// # Errors
 /// When the folder is missing or none answers to the name.
@@ -313,13 +318,12 @@ pub fn pipeline_of<'a>(pipelines: &'a [Pipeline], snapshot: &Path) -> Result<&'a
     if !snapshot.is_dir() {
         return Err(unrecognised("is no folder; name that of a whole snapshot".into()));
     }
-    let index = read_json::<Index>(&snapshot.join("model_index.json"))?;
-    let found = match &index {
-        Some(Index { class }) => pipelines.iter().find(|pipeline| pipeline.names.contains(&class.as_str())),
-        None => pipelines.first(),
+    let Some(Index { class }) = read_json(&snapshot.join("model_index.json"))? else {
+        // Without an index, the components tell.
+        let found = pipelines.iter().find(|pipeline| (pipeline.main)(snapshot).exists());
+        return found.ok_or_else(|| unrecognised("is no snapshot of a model that makes images".into()));
     };
-    found.ok_or_else(|| {
-        let class = index.map_or_else(String::new, |index| index.class);
+    pipelines.iter().find(|pipeline| pipeline.names.contains(&class.as_str())).ok_or_else(|| {
         let near = near(nearest(&class, pipelines.iter().flat_map(|pipeline| pipeline.names).copied()));
         unrecognised(format!("no pipeline here answers to `{class}`{near}; `zoo models` lists what runs"))
     })

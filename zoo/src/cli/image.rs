@@ -215,9 +215,11 @@ impl RequestArguments {
 impl Remembered {
     fn true_guidance(&self) -> Result<Guidance> {
         let scale = self.true_guidance.unwrap_or(1.0);
-        for (name, set) in
-            [("--guidance-rule", self.guidance_rule.is_some()), ("--guidance-rescale", self.guidance_rescale.is_some())]
-        {
+        for (name, set) in [
+            ("--negative", self.negative_prompt.is_some()),
+            ("--guidance-rule", self.guidance_rule.is_some()),
+            ("--guidance-rescale", self.guidance_rescale.is_some()),
+        ] {
             if set && scale == 1.0 {
                 return Err(Error::argument(name, "it is read only where --true-guidance is not 1"));
             }

@@ -1,6 +1,6 @@
 //! FLUX.1's pipelines with the arguments of diffusers' classes, and everything that they make on the way to a picture.
 
-use super::FluxPipeline;
+use super::{FluxPipeline, pipeline::transformer_of};
 use crate::{
     Arguments, Error, Generator, ImageEvent, ImageRequest, InitImage, OpenOptions, Outputs, Result,
     image::{Capabilities, Diffusion},
@@ -17,7 +17,7 @@ use std::{iter::repeat_n, ops::ControlFlow, path::Path};
 
 /// From noise to pictures.
 pub const TEXT_TO_IMAGE: Pipeline =
-    Pipeline { names: &["FluxPipeline"], main: "transformer", open, run: text_to_image };
+    Pipeline { names: &["FluxPipeline"], main: transformer_of, open, run: text_to_image };
 /// From a picture to pictures.
 pub const IMAGE_TO_IMAGE: Pipeline = Pipeline { names: &["FluxImg2ImgPipeline"], run: image_to_image, ..TEXT_TO_IMAGE };
 

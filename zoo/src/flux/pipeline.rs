@@ -18,7 +18,7 @@ use framework::{
 };
 use mlx_rs::ops;
 use serde::{Deserialize, de::DeserializeOwned};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// FLUX.1 with its text encoders and its autoencoder; a [`Generator`](crate::Generator).
 ///
@@ -76,16 +76,16 @@ impl FluxPipeline {
     /// # Errors
     /// When a component is missing, or does not fit.
     pub fn open(path: &Path, options: OpenOptions, keep: bool) -> Result<Self> {
-        let original = transformer_file(path);
-        let (transformer, built) = Component::<Flux>::new(path, "transformer", original, options, keep)?;
-        let (vae, autoencoder) = Component::<AutoencoderKl>::new(path, "vae", Some("ae.safetensors"), options, keep)?;
+        let (transformer, built) = Component::<Flux>::new(transformer_of(path), "transformer", options, keep)?;
+        let vae = component_of(path, "vae", &["ae.safetensors"]);
+        let (vae, autoencoder) = Component::<AutoencoderKl>::new(vae, "vae", options, keep)?;
         // A packed latent stands for 2 × 2 of the autoencoder's.
         let multiple = autoencoder.factor().saturating_mul(2);
         Ok(Self {
             capabilities: Capabilities { multiple, ..capabilities(built.is_guided())?.clone() },
             transformer,
-            text_encoder: Component::new(path, "text_encoder", None, options, keep)?.0,
-            text_encoder_2: Component::new(path, "text_encoder_2", None, options, keep)?.0,
+            text_encoder: Component::new(path.join("text_encoder"), "text_encoder", options, keep)?.0,
+            text_encoder_2: Component::new(path.join("text_encoder_2"), "text_encoder_2", options, keep)?.0,
             vae,
             tokenizer: Prompts::open(&path.join("tokenizer"))?,
             tokenizer_2: Prompts::open(&path.join("tokenizer_2"))?,
@@ -107,9 +107,16 @@ impl FluxPipeline {
     }
 }
 
-/// Black Forest Labs' own file of the transformer, where the snapshot has one.
-fn transformer_file(path: &Path) -> Option<&'static str> {
-    ["flux1-dev.safetensors", "flux1-schnell.safetensors"].into_iter().find(|file| path.join(file).exists())
+/// Where the transformer of a snapshot is.
+pub(super) fn transformer_of(snapshot: &Path) -> PathBuf {
+    component_of(snapshot, "transformer", &["flux1-dev.safetensors", "flux1-schnell.safetensors"])
+}
+
+/// The folder of a component, or Black Forest Labs' own file of it where there is only that.
+fn component_of(snapshot: &Path, name: &str, files: &[&str]) -> PathBuf {
+    let folder = snapshot.join(name);
+    let file = files.iter().map(|file| snapshot.join(file)).find(|file| file.exists() && !folder.exists());
+    file.unwrap_or(folder)
 }
 
 /// What may be asked of the published model that was, or was not, distilled with a guidance.
@@ -340,6 +347,10 @@ pub(super) fn required<T: DeserializeOwned>(path: &Path) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Family, Generator};
+    use framework::Init;
+    use serde_json::json;
+    use std::ops::ControlFlow;
 
     #[test]
     fn packing_and_unpacking_are_inverse() {
@@ -347,6 +358,47 @@ mod tests {
         let packed = packed(&latents).unwrap();
         assert_eq!(packed.shape(), [1, 6, 16]);
         assert!(unpacked(&packed, [2, 3]).unwrap().eq_exact(&latents).unwrap());
+    }
+
+    #[test]
+    fn a_file_of_black_forest_labs_stands_for_the_transformer() {
+        use framework::weights::{Packed, save};
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/flux-pipeline/dev/components");
+        let folder = tempfile::tempdir().unwrap();
+        for component in std::fs::read_dir(fixture).unwrap().map(|entry| entry.unwrap().path()) {
+            let copy = folder.path().join(component.file_name().unwrap());
+            std::fs::create_dir(&copy).unwrap();
+            for file in std::fs::read_dir(&component).unwrap().map(|entry| entry.unwrap().path()) {
+                std::fs::copy(&file, copy.join(file.file_name().unwrap())).unwrap();
+            }
+        }
+        let config = json!({
+            "_class_name": "FluxTransformer2DModel", "patch_size": 1, "in_channels": 16, "out_channels": null,
+            "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 32, "num_attention_heads": 2,
+            "joint_attention_dim": 24, "pooled_projection_dim": 20, "guidance_embeds": true,
+            "axes_dims_rope": [4, 14, 14],
+        });
+        let parsed = serde_json::from_value(config.clone()).unwrap();
+        let model = Flux::build(&parsed, &mut Init::default()).unwrap();
+        let written = |layout: &str, path: &Path| {
+            let layout = Flux::layouts().iter().find(|known| known.name == layout).unwrap();
+            save(&model, &(layout.map)(&parsed), None, path).unwrap();
+        };
+        let transformer = folder.path().join("transformer");
+        std::fs::write(transformer.join("config.json"), config.to_string()).unwrap();
+        written("diffusers", &transformer.join("weights.safetensors"));
+        let picture = || {
+            let options = OpenOptions { dtype: Dtype::Float32, packed: Packed::Keep };
+            let pipeline = FluxPipeline::open(folder.path(), options, false).unwrap();
+            let request =
+                ImageRequest { width: 32, height: 32, text_tokens: 20, steps: 2, ..pipeline.offers().request() };
+            let request = ImageRequest { prompts: vec!["a".into()], ..request };
+            pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap()
+        };
+        let expected = picture();
+        std::fs::remove_dir_all(&transformer).unwrap();
+        written("bfl", &folder.path().join("flux1-dev.safetensors"));
+        assert!(picture().eq_exact(&expected).unwrap());
     }
 
     #[test]

@@ -69,6 +69,8 @@ impl Plan {
             "make fewer pictures at once (batch)"
         } else if part.task == "decode" && request.tile.is_none() {
             "decode in tiles (tile, for example 512)"
+        } else if part.component.starts_with("text") {
+            "ask for fewer text tokens, or free memory"
         } else {
             "ask for a smaller width and height"
         };

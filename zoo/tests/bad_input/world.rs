@@ -68,6 +68,18 @@ impl World {
         self.write("sharded/model.safetensors.index.json", json!({"weight_map": index}).to_string());
     }
 
+    /// Adds `flux/`, a snapshot of a model that makes images.
+    pub fn with_flux(&self) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/flux-pipeline/dev/components");
+        for component in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = component.file_name().unwrap().to_str().unwrap().to_owned();
+            for file in fs::read_dir(&component).unwrap().map(|entry| entry.unwrap().path()) {
+                let file_name = file.file_name().unwrap().to_str().unwrap();
+                self.write(&format!("flux/{name}/{file_name}"), fs::read(&file).unwrap());
+            }
+        }
+    }
+
     /// The place of that name.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

@@ -225,6 +225,57 @@ fn memory_stays_flat_over_requests() {
     }
 }
 
+/// The memory of this process, where the system tells.
+fn resident() -> Option<u64> {
+    let pages: u64 = fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}
+
+#[test]
+fn the_process_does_not_grow_over_requests() {
+    for model in each(false) {
+        let request = request(&*model);
+        let used: Vec<u64> = (0..8)
+            .filter_map(|_| {
+                make(&*model, &request);
+                resident()
+            })
+            .collect();
+        if let (Some(first), Some(last)) = (used.first(), used.get(7)) {
+            assert!(*last <= first + first / 20, "{used:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_reported_with_its_stage() {
+    let components = [("text_encoder", "encoding"), ("transformer", "denoising"), ("vae", "decoding")];
+    for (pipeline, path) in snapshots() {
+        for (component, stage) in components {
+            let folder = tempfile::tempdir().unwrap();
+            copy(&path, folder.path());
+            let weights = folder.path().join(component).join("weights.safetensors");
+            let mut bytes = fs::read(&weights).unwrap();
+            let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            bytes[data..].as_chunks_mut().0.fill(f32::NAN.to_le_bytes());
+            fs::write(&weights, bytes).unwrap();
+            let model = open(pipeline, folder.path(), false);
+            let error = model.generate(&request(&*model), &mut quiet).unwrap_err();
+            let found =
+                matches!(&error, Error::Framework(framework::Error::NotFinite { stage: found }) if found == stage);
+            assert!(found, "{component}: {error}");
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
+        let place = to.join(entry.file_name().unwrap());
+        if entry.is_dir() { copy(&entry, &place) } else { drop(fs::copy(&entry, &place).unwrap()) }
+    }
+}
+
 #[test]
 fn previews_are_small_and_end_as_the_picture_does() {
     for model in each(true) {

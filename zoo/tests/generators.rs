@@ -272,7 +272,11 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
         let place = to.join(entry.file_name().unwrap());
-        if entry.is_dir() { copy(&entry, &place) } else { drop(fs::copy(&entry, &place).unwrap()) }
+        if entry.is_dir() {
+            copy(&entry, &place);
+        } else {
+            fs::copy(&entry, &place).unwrap();
+        }
     }
 }
 

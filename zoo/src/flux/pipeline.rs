@@ -57,16 +57,39 @@ struct Prompts {
     longest: usize,
 }
 
-/// Prompts as the transformer reads them, of all pictures.
-struct Encoded {
+/// Texts as the transformer reads them, each once.
+pub struct Texts {
+    /// `[N, L, D]`.
     hidden: Array,
+    /// `[N, P]`.
     pooled: Array,
+    read: Reading,
 }
 
-/// What pictures should be, and what they should not be.
-pub struct Texts {
-    towards: Encoded,
-    away: Option<Encoded>,
+/// Which text each picture is led towards, and which one away from.
+struct Reading {
+    texts: Vec<String>,
+    towards: Vec<i32>,
+    away: Option<Vec<i32>>,
+}
+
+impl Reading {
+    fn of(request: &ImageRequest) -> Self {
+        let mut texts: Vec<String> = Vec::new();
+        let mut places = |wanted: &[String]| {
+            let place = |text: &String| {
+                let known = texts.iter().position(|known| known == text);
+                known.unwrap_or_else(|| {
+                    texts.push(text.clone());
+                    texts.len() - 1
+                }) as i32
+            };
+            wanted.iter().map(place).collect()
+        };
+        let towards = places(&request.prompts);
+        let away = request.is_guided().then(|| places(&request.negatives()));
+        Self { texts, towards, away }
+    }
 }
 
 impl FluxPipeline {
@@ -157,19 +180,20 @@ impl Diffusion for FluxPipeline {
     }
 
     fn parts(&self, request: &ImageRequest, pictures: i32) -> Result<Vec<Planned>> {
-        let [short, long] = self.tokens(&all_prompts(request), request.text_tokens)?;
-        let text = |hidden: i32, pooled: i32| -> framework::Result<Texts> {
+        let read = Reading::of(request);
+        let [short, long] = self.tokens(&read.texts, request.text_tokens)?;
+        let texts = |[hidden, pooled]: [i32; 2]| -> framework::Result<Texts> {
             let zeros = |shape: &[i32]| ops::zeros_dtype(shape, self.dtype);
-            let hidden = zeros(&[pictures, request.text_tokens as i32, hidden])?;
-            Ok(Texts { towards: Encoded { hidden, pooled: zeros(&[pictures, pooled])? }, away: None })
+            let count = read.texts.len() as i32;
+            let hidden = zeros(&[count, request.text_tokens as i32, hidden])?;
+            Ok(Texts { hidden, pooled: zeros(&[count, pooled])?, read })
         };
         let x = ops::zeros_dtype(&self.noise(request, pictures), Dtype::Float32)?;
         Ok(vec![
             self.text_encoder.plan("encode", |model| memory::working(model, || model.forward(&short, None)))?,
             self.text_encoder_2.plan("encode", |model| memory::working(model, || model.forward(&long, None)))?,
             self.transformer.plan("denoise", |model| {
-                let [hidden, pooled] = model.text_widths();
-                let texts = text(hidden, pooled)?;
+                let texts = texts(model.text_widths())?;
                 let scene = Scene::new(model, self, request, &texts)?;
                 let evaluation = Evaluation { x: &x, sigma: 1.0, condition: Condition::Towards, rows: 0..pictures };
                 memory::working(model, || scene.velocity(&evaluation))
@@ -184,7 +208,8 @@ impl Diffusion for FluxPipeline {
         watch: &Watch<'_>,
         encoded: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Texts> {
-        let [short, long] = self.tokens(&all_prompts(request), request.text_tokens)?;
+        let read = Reading::of(request);
+        let [short, long] = self.tokens(&read.texts, request.text_tokens)?;
         let mut settled = |x: Array| -> Result<Array> {
             let x = x.as_dtype(self.dtype)?;
             finite(&x, "encoding")?;
@@ -195,13 +220,7 @@ impl Diffusion for FluxPipeline {
         let pooled = self.text_encoder.with(plan, watch, pooled)?;
         let hidden = |model: &T5Encoder| settled(model.forward(&long, None)?);
         let hidden = self.text_encoder_2.with(plan, watch, hidden)?;
-        let count = request.prompts.len() as i32;
-        let part = |from: i32, to: i32| -> Result<Encoded> {
-            let cut = |x: &Array| math::slice(x, 0, from, to);
-            Ok(Encoded { hidden: cut(&hidden)?, pooled: cut(&pooled)? })
-        };
-        let away = request.is_guided().then(|| part(count, 2 * count)).transpose()?;
-        Ok(Texts { towards: part(0, count)?, away })
+        Ok(Texts { hidden, pooled, read })
     }
 
     fn encoders(&self) -> u64 {
@@ -229,15 +248,6 @@ impl Diffusion for FluxPipeline {
     fn packed(&self, latents: &Array) -> framework::Result<Array> {
         packed(latents)
     }
-}
-
-/// The prompts, and after them, where the request is guided, as many negative ones.
-fn all_prompts(request: &ImageRequest) -> Vec<String> {
-    let mut prompts = request.prompts.clone();
-    if request.is_guided() {
-        prompts.extend(request.negatives());
-    }
-    prompts
 }
 
 /// What stays the same from step to step.
@@ -271,17 +281,19 @@ impl<'a> Scene<'a> {
 
     fn velocity(&self, evaluation: &Evaluation<'_>) -> framework::Result<Array> {
         let &Evaluation { x, sigma, condition, ref rows } = evaluation;
-        let text = match (condition, &self.texts.away) {
+        let Texts { hidden, pooled, read } = self.texts;
+        let places = match (condition, &read.away) {
             (Condition::Away, Some(away)) => away,
-            _ => &self.texts.towards,
+            _ => &read.towards,
         };
-        let of_rows = |x: &Array| math::slice(x, 0, rows.start, rows.end);
+        let places = places.get(rows.start as usize..rows.end as usize).unwrap_or_default();
+        let places = math::array(places, &[places.len() as i32])?;
         let each = |value: f32| math::array(&vec![value; rows.len()], &[rows.len() as i32]);
         let guidance = self.guidance.map(each).transpose()?;
         let velocity = self.transformer.forward(&FluxInput {
             hidden_states: &x.as_dtype(self.dtype)?,
-            encoder_hidden_states: &of_rows(&text.hidden)?,
-            pooled_projections: &of_rows(&text.pooled)?,
+            encoder_hidden_states: &hidden.take_axis(&places, 0)?,
+            pooled_projections: &pooled.take_axis(&places, 0)?,
             timestep: &each(sigma as f32)?,
             guidance: guidance.as_ref(),
             text_angles: &self.text_angles,
@@ -348,7 +360,7 @@ pub(super) fn required<T: DeserializeOwned>(path: &Path) -> Result<T> {
 mod tests {
     use super::*;
     use crate::{Family, Generator};
-    use framework::Init;
+    use framework::{Init, sample::Guidance};
     use serde_json::json;
     use std::ops::ControlFlow;
 
@@ -399,6 +411,17 @@ mod tests {
         std::fs::remove_dir_all(&transformer).unwrap();
         written("bfl", &folder.path().join("flux1-dev.safetensors"));
         assert!(picture().eq_exact(&expected).unwrap());
+    }
+
+    #[test]
+    fn every_text_is_read_once() {
+        let prompts = ["a", "b", "a"].map(String::from).to_vec();
+        let plain = ImageRequest { prompts, ..capabilities(true).unwrap().request() };
+        let read = Reading::of(&plain);
+        assert_eq!((read.texts, read.towards, read.away), (vec!["a".into(), "b".into()], vec![0, 1, 0], None));
+        let guided = ImageRequest { true_guidance: Guidance::classifier_free(2.0), ..plain };
+        let read = Reading::of(&ImageRequest { negative_prompts: vec!["b".into()], ..guided });
+        assert_eq!((read.texts.len(), read.away), (2, Some(vec![1, 1, 1])));
     }
 
     #[test]

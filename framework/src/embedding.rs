@@ -10,6 +10,16 @@ pub struct Embedding {
 }
 
 impl Embedding {
+    /// How many ids there are.
+    pub fn rows(&self) -> u32 {
+        self.weight.shape().first().map_or(0, |&rows| rows.unsigned_abs())
+    }
+
+    /// Features of an id.
+    pub fn features(&self) -> i32 {
+        self.weight.shape().last().copied().unwrap_or(0)
+    }
+
     /// A dense table, normal with deviation 1 as PyTorch's.
     pub fn new(tokens: i32, dim: i32, init: &mut Init) -> Result<Self> {
         Ok(Self { weight: Weight::Dense(init.normal(&[tokens, dim], 1.0)?) })

@@ -14,6 +14,7 @@ pub type Sink<'a> = dyn FnMut(&str, &Array) -> Option<Array> + 'a;
 
 thread_local! {
     static ACTIVE: Cell<bool> = const { Cell::new(false) };
+    static ANSWERING: Cell<bool> = const { Cell::new(false) };
     static PATH: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     static SINK: Cell<Option<*mut Sink<'static>>> = const { Cell::new(None) };
 }
@@ -48,13 +49,24 @@ thread_local! {
 /// # Ok::<(), framework::Error>(())
 /// ```
 pub fn with<T>(sink: &mut Sink<'_>, f: impl FnOnce() -> T) -> T {
+    install(sink, false, f)
+}
+
+/// As [`with`], where `sink` is also asked what parts would compute first: under `path?name`, see [`ask`].
+pub fn answering<T>(sink: &mut Sink<'_>, f: impl FnOnce() -> T) -> T {
+    install(sink, true, f)
+}
+
+fn install<T>(sink: &mut Sink<'_>, answering: bool, f: impl FnOnce() -> T) -> T {
     struct Restore {
         sink: Option<*mut Sink<'static>>,
+        answering: bool,
         path: Vec<String>,
     }
     impl Drop for Restore {
         fn drop(&mut self) {
             SINK.set(self.sink);
+            ANSWERING.set(self.answering);
             ACTIVE.set(self.sink.is_some());
             PATH.set(std::mem::take(&mut self.path));
         }
@@ -62,7 +74,8 @@ pub fn with<T>(sink: &mut Sink<'_>, f: impl FnOnce() -> T) -> T {
     // SAFETY: the pointer is used only while `f` runs, during which `sink` is borrowed; `Restore` takes it out of the
     // thread-local on every way out, and `offer` takes it out while it calls it, so it is never aliased.
     let pointer = unsafe { std::mem::transmute::<*mut Sink<'_>, *mut Sink<'static>>(sink) };
-    let _restore = Restore { sink: SINK.replace(Some(pointer)), path: PATH.take() };
+    let _restore =
+        Restore { sink: SINK.replace(Some(pointer)), answering: ANSWERING.replace(answering), path: PATH.take() };
     ACTIVE.set(true);
     f()
 }
@@ -124,11 +137,13 @@ pub fn offer<T: Observed>(value: T) -> T {
     }
 }
 
-/// Shows what a part is about to compute from, under a name below the current path. Whoever watches may answer with what
-/// the part would compute first; the part says what that is.
+/// Shows what a part is about to compute from, as `path?name`, to whoever is [`answering`]: the answer is used in place of
+/// what the part would compute first, and the part says what that is.
 pub fn ask(name: &str, x: &Array) -> Option<Array> {
-    let _scope = enter(&[&name]);
-    Watching::begin()?.call("", x)
+    if !ANSWERING.get() {
+        return None;
+    }
+    Watching::begin()?.call(&format!("?{name}"), x)
 }
 
 /// Offers a value that no part of its own computes, under a name below the current path.

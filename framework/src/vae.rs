@@ -270,6 +270,12 @@ impl<N: Norm> KlVae<N> {
         }
     }
 
+    /// Channels of a latent.
+    pub fn channels(&self) -> i32 {
+        let first = self.post_quant_conv.as_ref().unwrap_or(&self.decoder.conv_in);
+        first.weight.shape().last().copied().unwrap_or(0)
+    }
+
     /// Pixels a latent position stands for, along each axis.
     pub fn factor(&self) -> i32 {
         let doublings = self.decoder.up_blocks.iter().filter(|up| up.upsample.is_some()).count();

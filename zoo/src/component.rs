@@ -36,6 +36,11 @@ impl<F: Family> Component<F> {
         fit_config::<F>(&Checkpoint::of(&source)?, self.options.dtype).map_err(|error| error.about(&self.path))
     }
 
+    /// Bytes of the weights that are in memory now.
+    pub fn kept(&self) -> u64 {
+        self.model.borrow().as_ref().map_or(0, |model| memory::weights(model))
+    }
+
     /// What doing something with the component takes: its weights, and what `working` estimates of a model without any.
     ///
     /// # Errors

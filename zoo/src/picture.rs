@@ -144,8 +144,17 @@ impl Picture {
 /// Whether a picture can be written to `path`, before time is spent on it; leaves nothing there.
 ///
 /// # Errors
-/// When its folder is missing or cannot be written.
+/// When its folder is missing or cannot be written, it is a folder, or its name says that it is no PNG.
 pub fn check_place(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::file(path, "is a folder; name a file"));
+    }
+    match path.extension() {
+        Some(extension) if !extension.eq_ignore_ascii_case("png") => {
+            return Err(Error::file(path, "pictures are written as PNG; let its name end with .png"));
+        }
+        _ => {}
+    }
     Draft::of(path).map(drop).map_err(|error| unwritten(path, &error))
 }
 

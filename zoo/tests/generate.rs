@@ -39,8 +39,21 @@ fn a_picture_holds_its_request_and_can_be_made_again_from_it() {
     assert_eq!(parameters["prompt"], "a röd heart");
     assert_eq!((&parameters["seed"], &parameters["steps"]), (&3.into(), &2.into()));
 
+    assert_eq!(
+        (&parameters["guidance"], &parameters["sampler"]),
+        (&3.5.into(), &"euler".into()),
+        "and what was recommended"
+    );
+
     fine(&generate(folder.path(), &["--from", "picture.png", "--out", "again.png"]));
     assert!(Picture::read(&at("again.png")).unwrap().pixels == picture.pixels);
+    fine(&tiny(
+        folder.path(),
+        &["a", "--true-guidance", "3", "--negative", "house", "--dtype", "bf16", "--out", "led.png"],
+    ));
+    fine(&generate(folder.path(), &["--from", "led.png", "--out", "again.png"]));
+    assert!(Picture::read(&at("again.png")).unwrap().pixels == Picture::read(&at("led.png")).unwrap().pixels);
+    fine(&generate(folder.path(), &["--from", "led.png", "--true-guidance", "1", "--out", "free.png"]));
     fine(&generate(folder.path(), &["--from", "picture.png", "--out", "other.png", "--seed", "4"]));
     assert!(Picture::read(&at("other.png")).unwrap().pixels != picture.pixels);
 }
@@ -136,6 +149,8 @@ fn what_cannot_be_is_refused_and_nothing_is_written() {
         (&["a", "--from", "absent.png"], "absent.png"),
         (&["a", "--out", "no/such/folder.png"], "no/such"),
         (&["a", "--preview", "no/such/preview.png"], "no/such"),
+        (&["a", "--out", "."], "is a folder"),
+        (&["a", "--out", "heart.jpg"], ".png"),
         (&[], "prompt"),
     ] {
         refused(tiny(folder.path(), arguments), expected);
@@ -143,7 +158,7 @@ fn what_cannot_be_is_refused_and_nothing_is_written() {
     refused(generate(folder.path(), &["a"]), "--model");
     refused(generate(folder.path(), &["a", "--model", "absent"]), "absent");
     let part = components().join("vae");
-    refused(generate(folder.path(), &["a", "--model", part.to_str().unwrap()]), "transformer");
+    refused(generate(folder.path(), &["a", "--model", part.to_str().unwrap()]), "no snapshot");
 }
 
 #[test]

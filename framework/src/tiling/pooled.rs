@@ -102,19 +102,19 @@ fn norms(x: &Array, f: &mut dyn FnMut(&Array) -> Result<Array>) -> Result<usize>
         norms += usize::from(is_norm(path));
         None
     };
-    tap::with(&mut sink, || f(x))?;
+    tap::answering(&mut sink, || f(x))?;
     Ok(norms)
 }
 
 fn is_norm(path: &str) -> bool {
-    path == "input" || path.ends_with(".input")
+    path.ends_with("?input")
 }
 
 /// Runs `f`, whose first norms get the moments that are known.
 fn given<T>(known: &[Array], f: impl FnOnce() -> T) -> T {
     let mut known = known.iter();
     let mut sink = |path: &str, _: &Array| is_norm(path).then(|| known.next().cloned()).flatten();
-    tap::with(&mut sink, f)
+    tap::answering(&mut sink, f)
 }
 
 /// The moments of a part of an image by row and group, and over how many numbers each.
@@ -145,7 +145,7 @@ fn moments(
         }
         answer
     };
-    tap::with(&mut sink, || f(part))?;
+    tap::answering(&mut sink, || f(part))?;
     let mut own = input.ok_or_else(|| Error::argument("f", "another number of norms than before"))?;
     for (&axis, span) in axes.iter().zip(tile) {
         // The norm may stand at another resolution than the tile.

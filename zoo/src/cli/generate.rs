@@ -47,8 +47,10 @@ pub fn run(arguments: &GenerateArguments, show: &Show) -> Result<()> {
         strength: arguments.strength,
         previews: arguments.preview.is_some(),
     })?;
-    for path in arguments.preview.iter().chain([&arguments.out]) {
-        picture::check_place(path)?;
+    let several = asked.request.prompts.len() > 1;
+    let numbered = (0..asked.request.prompts.len()).filter(|_| several).map(|index| numbered(&arguments.out, index));
+    for path in arguments.preview.iter().chain([&arguments.out]).cloned().chain(numbered) {
+        picture::check_place(&path)?;
     }
     let mut failure = None;
     let outcome = asked
@@ -73,7 +75,7 @@ impl GenerateArguments {
                 };
                 show.paced(stage.name(), unit, done, total, remaining)
             }
-            (ImageEvent::Preview(pixels), Some(path)) => {
+            (ImageEvent::Preview { pixels, .. }, Some(path)) => {
                 sheet(&pictures(pixels)?)?.write(path, &Value::Null)?;
                 show.event("preview", json!({"path": path}))
             }

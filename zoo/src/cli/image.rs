@@ -1,7 +1,11 @@
 //! The request of pictures on a command line, and in the pictures themselves.
 
 use super::{ComputeArguments, as_option};
-use crate::{Error, Generator, ImageRequest, InitImage, Result, cache, picture, picture::Picture};
+use crate::{
+    Error, Generator, ImageRequest, InitImage, Result, cache,
+    image::Capabilities,
+    picture::{self, Picture},
+};
 use clap::{Args, ValueEnum};
 use framework::{
     math,
@@ -57,7 +61,8 @@ pub struct RequestArguments {
     /// Begin from this picture, PNG or JPEG, resized to the width and height.
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    /// Decode in tiles of so many pixels, a multiple of 64: less memory, more time, the same picture.
+    /// Encode and decode pictures in tiles of so many pixels, a multiple of 64: less memory, more time, the same picture but
+    /// for rounding.
     #[arg(long, allow_negative_numbers = true)]
     tile: Option<i32>,
     /// Refuse what is predicted to need more than so many GB; by default what is free.
@@ -104,7 +109,7 @@ impl GuidanceRule {
 /// What a picture remembers of how it was made.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Remembered {
+pub(super) struct Remembered {
     pub prompt: Option<String>,
     pub negative_prompt: Option<String>,
     pub width: Option<i32>,
@@ -120,10 +125,11 @@ pub struct Remembered {
     pub tile: Option<i32>,
     pub strength: Option<f64>,
     pub model: Option<String>,
+    pub compute: ComputeArguments,
 }
 
 /// A model and what is asked of it.
-pub struct Asked {
+pub(super) struct Asked {
     pub generator: Box<dyn Generator>,
     pub request: ImageRequest,
     /// What its pictures will remember, but for their seeds.
@@ -135,7 +141,7 @@ impl RequestArguments {
     ///
     /// # Errors
     /// When a file is missing or unusable, or a value is out of its range.
-    pub fn ask(&self, wishes: &Wishes<'_>) -> Result<Asked> {
+    pub(super) fn ask(&self, wishes: &Wishes<'_>) -> Result<Asked> {
         if self.count == 0 {
             return Err(Error::argument("--count", "0 pictures are nothing to make"));
         }
@@ -149,15 +155,22 @@ impl RequestArguments {
         }
         let model = self.model.clone().or(known.model.clone());
         let model = model.ok_or_else(|| Error::argument("--model", "there is none: name the folder of a snapshot"))?;
-        let generator = self.compute.open().generator_at(&cache::locate(&model)?, false)?;
-        let remembered = self.remember(wishes, known, model);
-        let request = self.request(&remembered, generator.as_ref(), wishes.previews)?;
+        let compute = self.compute.or(known.compute);
+        let generator = compute.open().generator_at(&cache::locate(&model)?, false)?;
+        let said = Remembered { compute, ..self.said(wishes, known, model, generator.capabilities()) };
+        let request = self.request(&said, generator.as_ref(), wishes.previews)?;
         generator.capabilities().validate(&request).map_err(as_option)?;
-        Ok(Asked { generator, request, remembered })
+        Ok(Asked { generator, remembered: said.completed(&request), request })
     }
 
-    /// What was said, or else what the picture of `--from` remembers.
-    fn remember(&self, wishes: &Wishes<'_>, known: Remembered, model: String) -> Remembered {
+    /// What was said, or else what the picture of `--from` remembers as far as it is read.
+    fn said(&self, wishes: &Wishes<'_>, known: Remembered, model: String, offers: &Capabilities) -> Remembered {
+        let true_guidance = self.true_guidance.or(known.true_guidance);
+        let known = Remembered { guidance: known.guidance.filter(|_| offers.guidance.is_some()), ..known };
+        let known = match true_guidance {
+            Some(scale) if scale != 1.0 => known,
+            _ => Remembered { negative_prompt: None, guidance_rule: None, guidance_rescale: None, ..known },
+        };
         Remembered {
             prompt: wishes.prompt.map(str::to_owned).or(known.prompt),
             negative_prompt: wishes.negative.map(str::to_owned).or(known.negative_prompt),
@@ -166,7 +179,7 @@ impl RequestArguments {
             steps: self.steps.or(known.steps),
             sampler: self.sampler.clone().or(known.sampler),
             guidance: self.guidance.or(known.guidance),
-            true_guidance: self.true_guidance.or(known.true_guidance),
+            true_guidance,
             guidance_rule: self.guidance_rule.or(known.guidance_rule),
             guidance_rescale: self.guidance_rescale.or(known.guidance_rescale),
             seed: wishes.seed.or(known.seed),
@@ -174,6 +187,7 @@ impl RequestArguments {
             tile: self.tile.or(known.tile),
             strength: self.init.as_ref().map(|_| wishes.strength.or(known.strength).unwrap_or(0.6)),
             model: Some(model),
+            compute: known.compute,
         }
     }
 
@@ -213,6 +227,21 @@ impl RequestArguments {
 }
 
 impl Remembered {
+    /// With what the model recommended where nothing was said.
+    fn completed(self, request: &ImageRequest) -> Self {
+        Self {
+            width: Some(request.width),
+            height: Some(request.height),
+            steps: Some(request.steps),
+            sampler: Some(request.sampler.name().to_owned()),
+            guidance: request.guidance,
+            true_guidance: Some(self.true_guidance.unwrap_or(1.0)),
+            seed: Some(request.seed),
+            text_tokens: Some(request.text_tokens),
+            ..self
+        }
+    }
+
     fn true_guidance(&self) -> Result<Guidance> {
         let scale = self.true_guidance.unwrap_or(1.0);
         for (name, set) in [

@@ -17,6 +17,7 @@ mod trace;
 use crate::{Error, Open, Result, Weights, published};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use framework::{Dtype, sample::TokenSampler};
+use serde::{Deserialize, Serialize};
 use show::Show;
 use std::process::ExitCode;
 
@@ -111,7 +112,8 @@ struct ModelArguments {
     compute: ComputeArguments,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Copy, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default)]
 struct ComputeArguments {
     /// What becomes of packed weights: auto unpacks them on a CPU where memory allows.
     #[arg(long, value_enum, default_value_t)]
@@ -121,7 +123,8 @@ struct ComputeArguments {
     dtype: DtypeArgument,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
 enum WeightsArgument {
     #[default]
     Auto,
@@ -129,7 +132,8 @@ enum WeightsArgument {
     Dense,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
 enum DtypeArgument {
     #[default]
     Auto,
@@ -168,6 +172,14 @@ struct SamplingArguments {
 }
 
 impl ComputeArguments {
+    /// These, and where they leave it open, others.
+    fn or(self, other: Self) -> Self {
+        Self {
+            weights: if self.weights == WeightsArgument::Auto { other.weights } else { self.weights },
+            dtype: if self.dtype == DtypeArgument::Auto { other.dtype } else { self.dtype },
+        }
+    }
+
     fn open(&self) -> Open {
         let weights = match self.weights {
             WeightsArgument::Auto => Weights::Auto,

@@ -18,7 +18,10 @@ use framework::{
 };
 use mlx_rs::ops;
 use serde::{Deserialize, de::DeserializeOwned};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 /// FLUX.1 with its text encoders and its autoencoder; a [`Generator`](crate::Generator).
 ///
@@ -43,6 +46,8 @@ pub struct FluxPipeline {
     vae: Component<AutoencoderKl>,
     tokenizer: Prompts,
     tokenizer_2: Prompts,
+    /// Tokens of the short text encoder.
+    short: usize,
     scheduler: Scheduler,
     /// Features of a packed latent.
     channels: i32,
@@ -50,11 +55,12 @@ pub struct FluxPipeline {
     keep: bool,
 }
 
-/// A tokenizer that pads every text to one length.
+/// A tokenizer that pads every text to one length, for an encoder of so many tokens.
 struct Prompts {
     tokenizer: Tokenizer,
+    folder: PathBuf,
     pad: u32,
-    longest: usize,
+    vocabulary: u32,
 }
 
 /// Texts as the transformer reads them, each once.
@@ -76,13 +82,13 @@ struct Reading {
 impl Reading {
     fn of(request: &ImageRequest) -> Self {
         let mut texts: Vec<String> = Vec::new();
-        let mut places = |wanted: &[String]| {
+        let mut known = HashMap::new();
+        let mut places = |wanted: &[String]| -> Vec<i32> {
             let place = |text: &String| {
-                let known = texts.iter().position(|known| known == text);
-                known.unwrap_or_else(|| {
+                *known.entry(text.clone()).or_insert_with(|| {
                     texts.push(text.clone());
-                    texts.len() - 1
-                }) as i32
+                    texts.len() as i32 - 1
+                })
             };
             wanted.iter().map(place).collect()
         };
@@ -104,14 +110,30 @@ impl FluxPipeline {
         let (vae, autoencoder) = Component::<AutoencoderKl>::new(vae, "vae", options, keep)?;
         // A packed latent stands for 2 × 2 of the autoencoder's.
         let multiple = autoencoder.factor().saturating_mul(2);
+        let (text_encoder, clip) = Component::<Clip>::new(path.join("text_encoder"), "text_encoder", options, keep)?;
+        let (text_encoder_2, t5) = Component::<T5>::new(path.join("text_encoder_2"), "text_encoder_2", options, keep)?;
+        let [hidden, pooled] = built.text_widths();
+        for (component, name, found, needed) in [
+            ("text_encoder_2", "features", t5.width(), hidden),
+            ("text_encoder", "features", clip.width(), pooled),
+            ("vae", "channels of four latents", autoencoder.channels().saturating_mul(4), built.channels()),
+        ] {
+            if found != needed {
+                let problem = format!("has {found} {name}, and the transformer needs {needed}: it is another model's");
+                return Err(Error::file(path.join(component), problem));
+            }
+        }
+        let tokenizer = Prompts::open(path.join("tokenizer"), clip.vocabulary())?;
+        let short = tokenizer.longest()?.unwrap_or(usize::MAX).min(clip.places());
         Ok(Self {
             capabilities: Capabilities { multiple, ..capabilities(built.is_guided())?.clone() },
             transformer,
-            text_encoder: Component::new(path.join("text_encoder"), "text_encoder", options, keep)?.0,
-            text_encoder_2: Component::new(path.join("text_encoder_2"), "text_encoder_2", options, keep)?.0,
+            text_encoder,
+            text_encoder_2,
             vae,
-            tokenizer: Prompts::open(&path.join("tokenizer"))?,
-            tokenizer_2: Prompts::open(&path.join("tokenizer_2"))?,
+            tokenizer,
+            tokenizer_2: Prompts::open(path.join("tokenizer_2"), t5.vocabulary())?,
+            short,
             scheduler: Scheduler::open(&path.join("scheduler/scheduler_config.json"))?,
             channels: built.channels(),
             dtype: options.dtype,
@@ -126,7 +148,7 @@ impl FluxPipeline {
 
     /// Token ids of the prompts, for the short and for the long text encoder: `[B, tokens]` each.
     pub fn tokens(&self, prompts: &[String], text_tokens: usize) -> Result<[Array; 2]> {
-        Ok([self.tokenizer.ids(prompts, self.tokenizer.longest)?, self.tokenizer_2.ids(prompts, text_tokens)?])
+        Ok([self.tokenizer.ids(prompts, self.short)?, self.tokenizer_2.ids(prompts, text_tokens)?])
     }
 }
 
@@ -179,26 +201,29 @@ impl Diffusion for FluxPipeline {
         self.scheduler.schedule((rows * columns) as usize, request.steps)
     }
 
-    fn parts(&self, request: &ImageRequest, pictures: i32) -> Result<Vec<Planned>> {
-        let read = Reading::of(request);
-        let [short, long] = self.tokens(&read.texts, request.text_tokens)?;
-        let texts = |[hidden, pooled]: [i32; 2]| -> framework::Result<Texts> {
-            let zeros = |shape: &[i32]| ops::zeros_dtype(shape, self.dtype);
-            let count = read.texts.len() as i32;
-            let hidden = zeros(&[count, request.text_tokens as i32, hidden])?;
-            Ok(Texts { hidden, pooled: zeros(&[count, pooled])?, read })
-        };
-        let x = ops::zeros_dtype(&self.noise(request, pictures), Dtype::Float32)?;
+    fn text_parts(&self, request: &ImageRequest) -> Result<Vec<Planned>> {
+        let texts: Vec<String> = Reading::of(request).texts.into_iter().take(request.at_once() as usize).collect();
+        let [short, long] = self.tokens(&texts, request.text_tokens)?;
         Ok(vec![
             self.text_encoder.plan("encode", |model| memory::working(model, || model.forward(&short, None)))?,
             self.text_encoder_2.plan("encode", |model| memory::working(model, || model.forward(&long, None)))?,
-            self.transformer.plan("denoise", |model| {
-                let texts = texts(model.text_widths())?;
-                let scene = Scene::new(model, self, request, &texts)?;
-                let evaluation = Evaluation { x: &x, sigma: 1.0, condition: Condition::Towards, rows: 0..pictures };
-                memory::working(model, || scene.velocity(&evaluation))
-            })?,
         ])
+    }
+
+    fn denoiser_part(&self, request: &ImageRequest) -> Result<Planned> {
+        let pictures = request.at_once();
+        let x = ops::zeros_dtype(&self.noise(request, pictures), Dtype::Float32)?;
+        self.transformer.plan("denoise", |model| {
+            let [hidden, pooled] = model.text_widths();
+            let read = Reading::of(request);
+            let count = read.texts.len() as i32;
+            let zeros = |shape: &[i32]| ops::zeros_dtype(shape, self.dtype);
+            let hidden = zeros(&[count, request.text_tokens as i32, hidden])?;
+            let texts = Texts { hidden, pooled: zeros(&[count, pooled])?, read };
+            let scene = Scene::new(model, self, request, &texts)?;
+            let evaluation = Evaluation { x: &x, sigma: 1.0, condition: Condition::Towards, rows: 0..pictures };
+            memory::working(model, || scene.velocity(&evaluation))
+        })
     }
 
     fn encode(
@@ -210,21 +235,30 @@ impl Diffusion for FluxPipeline {
     ) -> Result<Texts> {
         let read = Reading::of(request);
         let [short, long] = self.tokens(&read.texts, request.text_tokens)?;
-        let mut settled = |x: Array| -> Result<Array> {
-            let x = x.as_dtype(self.dtype)?;
-            finite(&x, "encoding")?;
-            encoded()?;
-            Ok(x)
+        let mut in_parts = |ids: &Array, encode: &dyn Fn(&Array) -> framework::Result<Array>| -> Result<Array> {
+            let mut parts = Vec::new();
+            for first in (0..read.texts.len() as i32).step_by(request.at_once() as usize) {
+                let last = (read.texts.len() as i32).min(first + request.at_once());
+                let x = encode(&math::slice(ids, 0, first, last)?)?.as_dtype(self.dtype)?;
+                finite(&x, "encoding")?;
+                encoded()?;
+                parts.push(x);
+            }
+            Ok(ops::concatenate(&parts, 0)?)
         };
-        let pooled = |model: &ClipText| settled(model.forward(&short, None)?.pooled);
+        let pooled = |model: &ClipText| in_parts(&short, &|ids| Ok(model.forward(ids, None)?.pooled));
         let pooled = self.text_encoder.with(plan, watch, pooled)?;
-        let hidden = |model: &T5Encoder| settled(model.forward(&long, None)?);
+        let hidden = |model: &T5Encoder| in_parts(&long, &|ids| model.forward(ids, None));
         let hidden = self.text_encoder_2.with(plan, watch, hidden)?;
         Ok(Texts { hidden, pooled, read })
     }
 
-    fn encoders(&self) -> u64 {
-        2
+    fn encodings(&self, request: &ImageRequest) -> u64 {
+        2 * Reading::of(request).texts.len().div_ceil(request.at_once() as usize) as u64
+    }
+
+    fn kept(&self) -> u64 {
+        self.transformer.kept() + self.text_encoder.kept() + self.text_encoder_2.kept() + self.vae.kept()
     }
 
     fn denoise(
@@ -286,7 +320,8 @@ impl<'a> Scene<'a> {
             (Condition::Away, Some(away)) => away,
             _ => &read.towards,
         };
-        let places = places.get(rows.start as usize..rows.end as usize).unwrap_or_default();
+        let places = places.get(rows.start as usize..rows.end as usize);
+        let places = places.ok_or_else(|| framework::Error::argument("rows", format!("{rows:?} have no text")))?;
         let places = math::array(places, &[places.len() as i32])?;
         let each = |value: f32| math::array(&vec![value; rows.len()], &[rows.len() as i32]);
         let guidance = self.guidance.map(each).transpose()?;
@@ -304,24 +339,46 @@ impl<'a> Scene<'a> {
 }
 
 impl Prompts {
-    fn open(folder: &Path) -> Result<Self> {
+    fn open(folder: PathBuf, vocabulary: u32) -> Result<Self> {
+        let tokenizer = Tokenizer::from_snapshot(&folder)?;
+        let none = || Error::file(&folder, "its `pad_token` is missing, or not among its tokens");
+        let pad = tokenizer.pad().ok_or_else(none)?;
+        let prompts = Self { tokenizer, folder, pad, vocabulary };
+        prompts.known(&[pad])?;
+        Ok(prompts)
+    }
+
+    /// The most tokens that the tokenizer says its model reads, if it says so.
+    fn longest(&self) -> Result<Option<usize>> {
         #[derive(Deserialize)]
         struct Described {
-            model_max_length: usize,
+            /// A float where there is no limit: 10³⁰.
+            model_max_length: Option<f64>,
         }
-        let Described { model_max_length } = required(&folder.join("tokenizer_config.json"))?;
-        let tokenizer = Tokenizer::from_snapshot(folder)?;
-        let none = || Error::file(folder, "its `pad_token` is missing, or not among its tokens");
-        let pad = tokenizer.pad().ok_or_else(none)?;
-        Ok(Self { tokenizer, pad, longest: model_max_length })
+        let path = self.folder.join("tokenizer_config.json");
+        let Described { model_max_length } = required(&path)?;
+        match model_max_length {
+            Some(longest) if longest < 2.0 => {
+                Err(Error::file(path, format!("`model_max_length`: {longest} tokens hold no text")))
+            }
+            longest => Ok(longest.map(|longest| longest as usize)),
+        }
+    }
+
+    /// Refuses ids that the encoder has no row for: they would read foreign memory.
+    fn known(&self, ids: &[u32]) -> Result<()> {
+        let Some(id) = ids.iter().find(|&&id| id >= self.vocabulary) else { return Ok(()) };
+        let problem = format!("token {id} is not among the {} of its encoder: it is another model's", self.vocabulary);
+        Err(Error::file(&self.folder, problem))
     }
 
     /// `[B, length]`.
     fn ids(&self, prompts: &[String], length: usize) -> Result<Array> {
-        let mut ids = Vec::with_capacity(prompts.len() * length);
+        let mut ids = Vec::new();
         for prompt in prompts {
             ids.extend(padded(&self.tokenizer.encode(prompt, true)?, length, self.pad).0);
         }
+        self.known(&ids)?;
         let ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
         Ok(math::array(&ids, &[prompts.len() as i32, length as i32])?)
     }

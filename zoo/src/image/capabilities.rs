@@ -4,7 +4,7 @@ use super::{ImageRequest, InitImage};
 use crate::{Error, Result};
 use framework::{
     Dtype,
-    sample::{Condition, Guidance, Method},
+    sample::{Condition, Guidance, Method, Rule},
 };
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ pub struct Capabilities {
     pub size: [i32; 2],
     /// What width and height are multiples of.
     pub multiple: i32,
-    /// The recommended number of noise levels; any from 1 on is possible.
+    /// The recommended number of noise levels; 1 to 10000 are possible.
     pub steps: usize,
     /// Of models that were distilled with a guidance: the recommended one. Others do not read any.
     pub guidance: Option<f32>,
@@ -143,6 +143,11 @@ impl Capabilities {
             }
             other => other.into(),
         })?;
+        if let Rule::ClassifierFreeZero { zero_init_steps, .. } = request.true_guidance.rule {
+            check(zero_init_steps < request.steps, "true_guidance", || {
+                format!("zero_init_steps: {zero_init_steps} of {} steps leave none to make a picture", request.steps)
+            })?;
+        }
         let guided = request.is_guided();
         let third = request.true_guidance.conditions().contains(&Condition::Between);
         check(!third, "true_guidance", || "dual guidance needs a third condition, which this model has not".into())?;

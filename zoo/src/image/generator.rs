@@ -2,7 +2,7 @@
 
 use super::{
     Capabilities, ImageEvent, ImageRequest, InitImage, Observer, Plan, Planned, Projection, Stage, Watch,
-    preview::bytes,
+    preview::{self, bytes},
 };
 use crate::{Error, Result, autoencoder_kl::AutoencoderKl, component::Component, doctor, error::finite};
 use framework::{
@@ -56,9 +56,11 @@ pub trait Diffusion: Send {
     fn noise(&self, request: &ImageRequest, pictures: i32) -> Vec<i32>;
     /// The noise levels.
     fn schedule(&self, request: &ImageRequest) -> Result<Schedule<f64>>;
-    /// The parts of encoding all prompts and of denoising so many pictures at once.
-    fn parts(&self, request: &ImageRequest, pictures: i32) -> Result<Vec<Planned>>;
-    /// Encodes every prompt, and the negative one where the request is guided. `encoded` hears of each encoder.
+    /// What encoding as many texts as there are pictures at once takes.
+    fn text_parts(&self, request: &ImageRequest) -> Result<Vec<Planned>>;
+    /// What denoising as many pictures takes.
+    fn denoiser_part(&self, request: &ImageRequest) -> Result<Planned>;
+    /// Encodes every text, as many at once as there are pictures at once. `encoded` hears of each time.
     fn encode(
         &self,
         request: &ImageRequest,
@@ -67,7 +69,9 @@ pub trait Diffusion: Send {
         encoded: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Self::Texts>;
     /// How many times [`encode`](Self::encode) calls `encoded`.
-    fn encoders(&self) -> u64;
+    fn encodings(&self, request: &ImageRequest) -> u64;
+    /// Bytes of weights that are in memory between requests.
+    fn kept(&self) -> u64;
     /// Has the denoiser in memory while `paint` uses it.
     fn denoise(
         &self,
@@ -105,20 +109,28 @@ impl<D: Diffusion> Generator for D {
 
     fn plan(&self, request: &ImageRequest) -> Result<Plan> {
         self.offers().validate(request)?;
-        let pictures = request.at_once();
-        let vae = self.autoencoder();
-        let dtype = self.dtype();
-        let mut parts = self.parts(request, pictures)?;
+        let schedule = self.schedule(request)?;
         if let Some(init) = &request.init {
-            let image = zeros(init.pixels.shape(), dtype)?;
-            let encode = vae.plan("encode", |vae| match request.tile {
+            schedule.with_strength(init.strength)?;
+        }
+        let (pictures, dtype, vae) = (request.at_once(), self.dtype(), self.autoencoder());
+        let z = self.unpacked(&zeros(&self.noise(request, pictures), dtype)?, request)?;
+        let mut parts = Vec::new();
+        if request.previews {
+            let z = zeros(&[1, preview::SIDE, preview::SIDE, math::last(&z)?], dtype)?;
+            parts.push(vae.plan("preview", |vae| memory::working(vae, || vae.decode(&z)))?);
+        }
+        parts.extend(self.text_parts(request)?);
+        if let Some(init) = &request.init {
+            init.validate_noise(&z, request)?;
+            let [rows, ..] = math::shape::<4>(&init.pixels)?;
+            let image = zeros(&[rows.min(pictures), request.height, request.width, 3], dtype)?;
+            parts.push(vae.plan("encode", |vae| match request.tile {
                 Some(tile) => vae.encode_working(&image, tile),
                 None => memory::working(vae, || vae.encode(&image)),
-            })?;
-            parts.insert(self.encoders() as usize, encode);
+            })?);
         }
-        let latents = zeros(&self.noise(request, pictures), dtype)?;
-        let z = self.unpacked(&latents, request)?;
+        parts.push(self.denoiser_part(request)?);
         let mut decode = vae.plan("decode", |vae| match request.tile {
             Some(tile) => vae.decode_working(&z, tile),
             None => memory::working(vae, || vae.decode(&z)),
@@ -140,7 +152,8 @@ impl<D: Diffusion> Generator for D {
     }
 
     fn generate_from(&self, request: &ImageRequest, rng: &mut dyn Rng, observer: &mut Observer<'_>) -> Result<Array> {
-        run(self, request, vec![(request.prompts.len() as i32, rng)], observer)
+        let request = ImageRequest { batch: None, ..request.clone() };
+        run(self, &request, vec![(request.prompts.len() as i32, rng)], observer)
     }
 }
 
@@ -152,15 +165,17 @@ fn run<D: Diffusion>(
     observer: &mut Observer<'_>,
 ) -> Result<Array> {
     let plan = model.plan(request)?;
-    if let Some(available) = request.memory.or_else(doctor::available_memory) {
+    // What is kept from the last request is in the plan again.
+    let free = || Some(doctor::available_memory()?.saturating_add(model.kept()));
+    if let Some(available) = request.memory.or_else(free) {
         plan.check(available, request)?;
     }
     let run = Run { model, request, plan: &plan, watch: &Watch::new(observer) };
     let projection = request.previews.then(|| run.projection()).transpose()?;
-    let mut encoded = 0;
+    let (mut encoded, encodings) = (0, model.encodings(request));
     let mut tell = || {
         encoded += 1;
-        Ok(run.watch.progress(Stage::Encode, encoded, model.encoders())?)
+        Ok(run.watch.progress(Stage::Encode, encoded, encodings)?)
     };
     let texts = model.encode(request, &plan, run.watch, &mut tell)?;
     let begin = request.init.as_ref().map(|init| Ok::<_, Error>((run.begin(init)?, init.strength))).transpose()?;
@@ -187,25 +202,43 @@ impl<D: Diffusion> Run<'_, D> {
         self.with_vae(|vae| Projection::of(vae, channels, self.model.dtype()))
     }
 
-    /// The picture to begin from as the model's latents, in f32.
+    /// The pictures to begin from as the model's latents, in f32.
     fn begin(&self, init: &InitImage) -> Result<Array> {
-        let unit = math::scaled(&init.pixels.as_dtype(Dtype::Float32)?, 2.0 / 255.0)?;
-        let image = math::offset(&unit, -1.0)?.as_dtype(self.model.dtype())?;
+        let [count, ..] = math::shape::<4>(&init.pixels)?;
+        let at_once = self.request.at_once();
+        let firsts: Vec<i32> = (0..count).step_by(at_once as usize).collect();
         self.with_vae(|vae| {
-            let mut tell = |done, total| self.watch.progress(Stage::Begin, done as u64, total as u64);
-            let parameters = match self.request.tile {
-                Some(tile) => vae.encode_tiled(&image, tile, &mut tell)?,
-                None => evaluated(vae.encode(&image)?, &mut tell)?,
-            };
-            let gaussian = Gaussian::new(&parameters)?;
-            let z = match &init.posterior_noise {
-                Some(noise) => gaussian.sample(noise)?,
-                None => gaussian.mode(),
-            };
-            let x = self.model.packed(&vae.latents.normalise(&z)?.as_dtype(Dtype::Float32)?)?;
-            finite(&x, "encoding the picture")?;
-            Ok(x)
+            let mut begun = Vec::with_capacity(firsts.len());
+            for &first in &firsts {
+                let rows = first..count.min(first + at_once);
+                let pixels = of_rows(&init.pixels, &rows)?.as_dtype(Dtype::Float32)?;
+                let image = math::offset(&math::scaled(&pixels, 2.0 / 255.0)?, -1.0)?.as_dtype(self.model.dtype())?;
+                let mut tell = self.telling(Stage::Begin, begun.len(), firsts.len());
+                let parameters = match self.request.tile {
+                    Some(tile) => vae.encode_tiled(&image, tile, &mut tell)?,
+                    None => evaluated(vae.encode(&image)?, &mut tell)?,
+                };
+                let gaussian = Gaussian::new(&parameters)?;
+                let z = match &init.posterior_noise {
+                    Some(noise) => gaussian.sample(&of_rows(noise, &rows)?)?,
+                    None => gaussian.mode(),
+                };
+                let x = self.model.packed(&vae.latents.normalise(&z)?.as_dtype(Dtype::Float32)?)?;
+                finite(&x, "encoding the picture")?;
+                begun.push(x);
+            }
+            Ok(ops::concatenate(&begun, 0)?)
         })
+    }
+
+    /// Tells of the tiles of one batch among several.
+    fn telling(
+        &self,
+        stage: Stage,
+        before: usize,
+        batches: usize,
+    ) -> impl FnMut(usize, usize) -> framework::Result<()> {
+        move |done, total| self.watch.progress(stage, (before * total + done) as u64, (batches * total) as u64)
     }
 
     /// Latents of all pictures, batch by batch.
@@ -239,8 +272,14 @@ impl<D: Diffusion> Run<'_, D> {
                 for (step, (sigma, next)) in schedule.spans().enumerate() {
                     let mut clean = None;
                     let mut denoise = |x: &Array, sigma: f64| {
-                        let mut evaluate =
-                            |condition| velocity(&Evaluation { x, sigma, condition, rows: rows.clone() });
+                        let mut evaluate = |condition| {
+                            let velocity = velocity(&Evaluation { x, sigma, condition, rows: rows.clone() })?;
+                            // One condition after the other needs the memory of one.
+                            if request.is_guided() {
+                                velocity.eval()?;
+                            }
+                            Ok(velocity)
+                        };
                         let velocity = guide.predict(step, x, &mut evaluate)?;
                         let denoised = Prediction::Flow.denoised(Noising::Flow, &velocity, x, sigma)?;
                         clean = Some(denoised.clone());
@@ -248,10 +287,11 @@ impl<D: Diffusion> Run<'_, D> {
                     };
                     x = sampler.step(&mut denoise, &x, sigma, next, *rng)?;
                     finite(&x, "denoising")?;
-                    watch.tell(ImageEvent::Latents { step: step + 1, latents: &x })?;
+                    let first = rows.start as usize;
+                    watch.tell(ImageEvent::Latents { first, step: step + 1, latents: &x })?;
                     if let (Some(projection), Some(clean)) = (projection, clean) {
                         let preview = projection.apply(&model.unpacked(&clean, request)?)?;
-                        watch.tell(ImageEvent::Preview(&preview))?;
+                        watch.tell(ImageEvent::Preview { first, pixels: &preview })?;
                     }
                     watch.progress(Stage::Denoise, (finished.len() * steps + step + 1) as u64, total)?;
                 }
@@ -270,11 +310,7 @@ impl<D: Diffusion> Run<'_, D> {
             for latents in latents {
                 let latents = self.model.unpacked(latents, self.request)?.as_dtype(self.model.dtype())?;
                 let z = vae.latents.denormalise(&latents)?;
-                let before = images.len();
-                let mut tell = |done, total| {
-                    let done = (before * total + done) as u64;
-                    self.watch.progress(Stage::Decode, done, (batches * total) as u64)
-                };
+                let mut tell = self.telling(Stage::Decode, images.len(), batches);
                 let image = match self.request.tile {
                     Some(tile) => vae.decode_tiled(&z, tile, &mut tell)?,
                     None => evaluated(vae.decode(&z)?, &mut tell)?,

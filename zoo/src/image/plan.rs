@@ -65,10 +65,10 @@ impl Plan {
         let Some((needed, part)) = self.peak().filter(|(needed, _)| *needed > available) else { return Ok(()) };
         let advice = if part.weights > available {
             "its weights alone do not fit: use a machine with more memory"
+        } else if part.component == "vae" && request.tile.is_none() {
+            "decode in tiles (tile, for example 512)"
         } else if request.at_once() > 1 {
             "make fewer pictures at once (batch)"
-        } else if part.task == "decode" && request.tile.is_none() {
-            "decode in tiles (tile, for example 512)"
         } else if part.component.starts_with("text") {
             "ask for fewer text tokens, or free memory"
         } else {

@@ -5,7 +5,7 @@ use framework::{Array, Dtype, math, vae::KlVae};
 use mlx_rs::{Stream, linalg, ops, with_stream};
 
 /// The side of the image of noise that the projection is learned from, in latents.
-const SIDE: i32 = 16;
+pub(super) const SIDE: i32 = 16;
 /// Noise is alike over so many latents, as pictures are.
 const ALIKE: i32 = 2;
 

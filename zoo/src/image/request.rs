@@ -1,5 +1,6 @@
 //! What is asked of an image model.
 
+use crate::{Error, Result};
 use framework::{
     Array,
     sample::{Condition, Guidance, Method},
@@ -33,8 +34,8 @@ pub struct ImageRequest {
     pub batch: Option<usize>,
     /// A picture to begin from instead of noise alone.
     pub init: Option<InitImage>,
-    /// Pixels of a tile's side in decoding, a multiple of 64; nothing decodes a picture whole. Tiles need less memory and
-    /// more time, and give the same picture.
+    /// Pixels of a tile's side in the autoencoder, a multiple of 64; nothing decodes a picture whole. Tiles need less memory
+    /// and more time, and change a picture by rounding alone.
     pub tile: Option<i32>,
     /// Whether to show what the pictures will be, after every step.
     pub previews: bool,
@@ -51,6 +52,21 @@ pub struct InitImage {
     pub strength: f64,
     /// Noise for the autoencoder's distribution, `[B or 1, h, w, C]`; without it the mean is taken.
     pub posterior_noise: Option<Array>,
+}
+
+impl InitImage {
+    /// Checks the noise for the autoencoder against its latents `[B, h, w, C]`.
+    pub(super) fn validate_noise(&self, latents: &Array, request: &ImageRequest) -> Result<()> {
+        let (Some(noise), [_, shape @ ..]) = (&self.posterior_noise, latents.shape()) else { return Ok(()) };
+        let count = request.prompts.len() as i32;
+        match noise.shape() {
+            [rows, found @ ..] if found == shape && (*rows == 1 || *rows == count) => Ok(()),
+            found => {
+                let problem = format!("{found:?} where 1 or {count} of {shape:?} are needed");
+                Err(Error::argument("posterior_noise", problem))
+            }
+        }
+    }
 }
 
 impl ImageRequest {

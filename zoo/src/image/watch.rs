@@ -52,13 +52,20 @@ pub enum ImageEvent<'a> {
     },
     /// The latents after a step of denoising, as the model has them: `[B, …]` of the pictures that are made at once.
     Latents {
+        /// The first of the pictures that these are of.
+        first: usize,
         /// The step, from 1.
         step: usize,
         /// The latents.
         latents: &'a Array,
     },
-    /// What these pictures will be, small: `[B, h, w, 3]`, bytes. Where the request asks for it.
-    Preview(&'a Array),
+    /// What pictures will be, small. Where the request asks for it.
+    Preview {
+        /// The first of the pictures that these are.
+        first: usize,
+        /// `[B, h, w, 3]`, bytes.
+        pixels: &'a Array,
+    },
 }
 
 /// Hears what happens; may stop the work.

@@ -48,6 +48,7 @@ mod storage;
 pub mod tap;
 mod tiling;
 mod timestep;
+pub mod train;
 pub mod vae;
 pub mod weights;
 

@@ -58,6 +58,14 @@ pub fn stored(dtype: Dtype) -> Result<Stored> {
     })
 }
 
+/// What a file says of an array.
+///
+/// # Errors
+/// As [`stored`].
+pub fn info(x: &Array) -> Result<Info> {
+    Ok(Info { dtype: stored(x.dtype())?, shape: x.shape().iter().map(|&length| length as usize).collect() })
+}
+
 /// An array from stored bytes, row-major and little endian.
 pub fn from_bytes(info: &Info, bytes: &[u8]) -> Result<Array> {
     if info.bytes() != Some(bytes.len()) {
@@ -73,8 +81,7 @@ pub fn from_bytes(info: &Info, bytes: &[u8]) -> Result<Array> {
 
 /// The bytes of an array as a file stores them, and what they are.
 pub fn to_bytes(x: &Array) -> Result<(Info, Vec<u8>)> {
-    let shape = x.shape().iter().map(|&length| length as usize).collect();
-    let info = Info { dtype: stored(x.dtype())?, shape };
+    let info = info(x)?;
     let flat = x.contiguous()?.reshape(&[-1])?;
     Ok((info, math::read::<u8>(&flat.view_dtype(Dtype::Uint8)?)?))
 }

@@ -4,11 +4,11 @@
 use crate::{
     Error, Leaf, LeafMut, Module, Param, Result, Weight, walk, walk_mut,
     weights::{
-        evaluate::{evaluate, from_bytes, stored},
+        evaluate::{evaluate, from_bytes, info},
         expr::Expr,
         header::Header,
         map::WeightMap,
-        resolve::{Class, Plan, Wanted},
+        resolve::{Plan, Wanted},
         source::Tensors,
     },
 };
@@ -120,10 +120,7 @@ fn on_storage(model: &mut dyn Module, f: &mut dyn FnMut(&str, &mut Weight)) {
 
 /// The shape and the kind of element of every parameter.
 pub fn wanted(model: &dyn Module) -> Result<BTreeMap<String, Wanted>> {
-    let describe = |(path, param): (String, &Param)| {
-        let shape = param.shape().iter().map(|&length| length as usize).collect();
-        Ok((path, Wanted { shape, class: Class::of(stored(param.dtype())?) }))
-    };
+    let describe = |(path, param): (String, &Param)| Ok((path, info(&param.get())?.into()));
     crate::params(model).into_iter().map(describe).collect()
 }
 

@@ -35,6 +35,12 @@ impl fmt::Display for Wanted {
     }
 }
 
+impl From<Info> for Wanted {
+    fn from(info: Info) -> Self {
+        Self { class: Class::of(info.dtype), shape: info.shape }
+    }
+}
+
 /// The kinds of elements that cannot stand for each other. Within a kind, loading may convert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {

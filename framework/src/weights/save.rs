@@ -3,8 +3,8 @@
 use crate::{
     Error, Module, Param, Result,
     weights::{
-        evaluate::{evaluate, stored, to_bytes},
-        header::{Header, Info},
+        evaluate::{evaluate, info, to_bytes},
+        header::Header,
         map::WeightMap,
         safetensors,
     },
@@ -13,10 +13,7 @@ use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 /// Names, shapes and dtypes of a model's parameters as a file would hold them.
 pub fn header(model: &dyn Module) -> Result<Header> {
-    let describe = |(path, param): (String, &Param)| {
-        let shape = param.shape().iter().map(|&length| length as usize).collect();
-        Ok((path, Info { dtype: stored(param.dtype())?, shape }))
-    };
+    let describe = |(path, param): (String, &Param)| Ok((path, info(&param.get())?));
     let tensors = crate::params(model).into_iter().map(describe).collect::<Result<_>>()?;
     Ok(Header { tensors, metadata: BTreeMap::new() })
 }

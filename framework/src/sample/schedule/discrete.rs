@@ -39,7 +39,7 @@ impl Betas {
         Self { kind: BetaKind::ScaledLinear, start: 0.00085, end: 0.012, timesteps: 1000 };
 
     /// σ of every timestep, lowest first: `√((1 − ᾱ)/ᾱ)` with `ᾱ` the running product of `1 − β`.
-    fn table(&self) -> Result<Vec<f64>> {
+    pub(crate) fn table(&self) -> Result<Vec<f64>> {
         if !(2..=100_000).contains(&self.timesteps) {
             return Err(Error::argument("timesteps", format!("{} is not from 2 to 100000", self.timesteps)));
         }

@@ -74,12 +74,21 @@ impl Resolution {
 }
 
 impl Shift {
-    fn validate(self) -> Result<()> {
+    pub(crate) fn validate(self) -> Result<()> {
         match self {
             Self::None => Ok(()),
             Self::Algebraic { shift } => check("shift", shift, "above 0", shift > 0.0),
             // Beyond, e^μ or its inverse swallows every level.
             Self::Exponential { mu } => check("mu", mu, "between -20 and 20", mu.abs() <= 20.0),
+        }
+    }
+
+    /// What the odds of noise are multiplied by.
+    pub(crate) fn odds(self) -> f64 {
+        match self {
+            Self::None => 1.0,
+            Self::Algebraic { shift } => shift,
+            Self::Exponential { mu } => mu.exp(),
         }
     }
 

@@ -36,7 +36,7 @@ pub enum WarmUp {
 impl Average {
     /// The decay of a step; the first step is 1, and after it the average is the parameters themselves unless
     /// there is no warm-up.
-    pub fn decay(&self, step: u64) -> f64 {
+    pub fn at(&self, step: u64) -> f64 {
         let before = step.saturating_sub(1) as f64;
         let bound = match self.warm_up {
             WarmUp::None => return self.decay,

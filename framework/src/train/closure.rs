@@ -5,12 +5,12 @@ use super::kept::Kept;
 use crate::{Array, Result};
 use mlx_rs::{Device, error::Exception};
 use mlx_sys::{mlx_closure, mlx_vector_array};
-use std::{ffi::c_void, marker::PhantomData, mem::ManuallyDrop, rc::Rc};
+use std::{ffi::c_void, marker::PhantomData, mem::ManuallyDrop, sync::Arc};
 
 /// A function of arrays, owned by MLX. It captures what lives for `'f`; arrays that it captures are constants.
 pub(super) struct Closure<'f> {
     handle: mlx_closure,
-    kept: Rc<Kept>,
+    kept: Arc<Kept>,
     captured: PhantomData<&'f ()>,
 }
 
@@ -20,19 +20,19 @@ type Function<'f> = dyn Fn(&[Vec<Array>]) -> Result<Vec<Array>> + 'f;
 /// What MLX hands back when it calls.
 struct Payload<'f> {
     function: Box<Function<'f>>,
-    kept: Rc<Kept>,
+    kept: Arc<Kept>,
 }
 
 impl<'f> Payload<'f> {
     /// For MLX, which gives it to `release` in the end.
-    fn leak(kept: &Rc<Kept>, function: impl Fn(&[Vec<Array>]) -> Result<Vec<Array>> + 'f) -> *mut c_void {
-        Box::into_raw(Box::new(Self { function: Box::new(function), kept: Rc::clone(kept) })).cast()
+    fn leak(kept: &Arc<Kept>, function: impl Fn(&[Vec<Array>]) -> Result<Vec<Array>> + 'f) -> *mut c_void {
+        Box::into_raw(Box::new(Self { function: Box::new(function), kept: Arc::clone(kept) })).cast()
     }
 }
 
 impl<'f> Closure<'f> {
     /// Gives a function to MLX; what it raises is in `kept`.
-    pub fn new(kept: Rc<Kept>, function: impl Fn(&[Array]) -> Result<Vec<Array>> + 'f) -> Result<Self> {
+    pub fn new(kept: Arc<Kept>, function: impl Fn(&[Array]) -> Result<Vec<Array>> + 'f) -> Result<Self> {
         // The first call into mlx-rs installs its handler of errors; MLX's own ends the process.
         Device::try_default()?;
         let payload = Payload::leak(&kept, move |lists| function(lists.first().map_or(&[], Vec::as_slice)));
@@ -67,7 +67,7 @@ impl<'f> Closure<'f> {
         // SAFETY: a new handle is empty; it is freed with the result.
         let mut handle = unsafe { mlx_sys::mlx_closure_new() };
         let status = transform(&raw mut handle, self.handle);
-        let result = Self { handle, kept: Rc::clone(&self.kept), captured: PhantomData };
+        let result = Self { handle, kept: Arc::clone(&self.kept), captured: PhantomData };
         if status == 0 { Ok(result) } else { Err(refused(name).into()) }
     }
 

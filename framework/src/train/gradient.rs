@@ -3,7 +3,11 @@
 use super::{Named, Trainable, recompute::Scope};
 use crate::{Array, Error, Result};
 use mlx_rs::transforms::value_and_grad_with_argnums;
-use std::rc::Rc;
+use std::{
+    cell::RefCell,
+    ops::Deref,
+    sync::{Arc, atomic::Ordering},
+};
 
 /// What is minimised, and what is reported beside it.
 #[derive(Clone, Debug)]
@@ -67,18 +71,19 @@ impl Trainable<'_> {
 impl Scope {
     /// Opens a scope until the result is dropped; a gradient within a gradient hides the outer one.
     fn open<'t>(trainable: &'t Trainable<'_>) -> Open<'t> {
-        let scope = Rc::new(Self::default());
-        Open { place: &trainable.scope, outer: trainable.scope.replace(Some(Rc::clone(&scope))), scope }
+        let scope = Arc::new(Self::default());
+        Open { place: &trainable.scope, outer: trainable.scope.replace(Some(Arc::clone(&scope))), scope }
     }
 }
 
+/// The scope of a gradient, until it is dropped.
 struct Open<'t> {
-    place: &'t std::cell::RefCell<Option<Rc<Scope>>>,
-    outer: Option<Rc<Scope>>,
-    scope: Rc<Scope>,
+    place: &'t RefCell<Option<Arc<Scope>>>,
+    outer: Option<Arc<Scope>>,
+    scope: Arc<Scope>,
 }
 
-impl std::ops::Deref for Open<'_> {
+impl Deref for Open<'_> {
     type Target = Scope;
     fn deref(&self) -> &Scope {
         &self.scope
@@ -87,7 +92,7 @@ impl std::ops::Deref for Open<'_> {
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        self.scope.over.set(true);
+        self.scope.over.store(true, Ordering::Relaxed);
         self.place.replace(self.outer.take());
     }
 }

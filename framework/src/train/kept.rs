@@ -4,13 +4,15 @@ use crate::{Error, Result};
 use mlx_rs::error::Exception;
 use std::{
     any::Any,
-    cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{Mutex, PoisonError},
 };
 
 /// Keeps the first error or panic beside the function, so that its type and its path survive the way through MLX.
+///
+/// A graph may hold the function, and with it this, and may be freed on a thread of MLX's.
 #[derive(Default)]
-pub(super) struct Kept(RefCell<Option<Raised>>);
+pub(super) struct Kept(Mutex<Option<Raised>>);
 
 enum Raised {
     Error(Error),
@@ -25,13 +27,14 @@ impl Kept {
             Ok(Err(error)) => Raised::Error(error),
             Err(panic) => Raised::Panic(panic),
         };
-        self.0.borrow_mut().get_or_insert(raised);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(raised);
         Err(Exception::custom("the function of a transform failed"))
     }
 
     /// What was raised: an error, or the panic goes on. `otherwise` when it was the transform itself that failed.
     pub fn raise(&self, otherwise: Exception) -> Error {
-        match self.0.take() {
+        let raised = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match raised {
             Some(Raised::Error(error)) => error,
             Some(Raised::Panic(panic)) => resume_unwind(panic),
             None => otherwise.into(),

@@ -8,13 +8,16 @@ use super::{
 };
 use crate::{Array, Error, Module, Result, params};
 use mlx_rs::transforms::fallible_vjp;
-use std::{cell::Cell, rc::Rc};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// A gradient that is being taken: until it is over, blocks may be computed again.
 #[derive(Default)]
 pub(super) struct Scope {
-    pub over: Cell<bool>,
-    pub kept: Rc<Kept>,
+    pub over: AtomicBool,
+    pub kept: Arc<Kept>,
 }
 
 impl<'a> Trainable<'a> {
@@ -56,12 +59,12 @@ impl<'a> Trainable<'a> {
         let own = params(block);
         let weights = paths.iter().filter_map(|path| own.get(path)).map(|param| param.get());
         let all: Vec<Array> = weights.chain(inputs.iter().cloned()).collect();
-        let kept = Rc::clone(&scope.kept);
+        let kept = Arc::clone(&scope.kept);
         let count = paths.len();
-        let kept_again = Rc::clone(&kept);
+        let kept_again = Arc::clone(&kept);
         let block = std::ptr::from_ref(block);
         let again = move |arrays: &[Array]| {
-            if scope.over.get() {
+            if scope.over.load(Ordering::Relaxed) {
                 let problem = "a block is computed again after the gradient that it was part of";
                 return Err(Error::argument("gradient", problem));
             }
@@ -74,8 +77,7 @@ impl<'a> Trainable<'a> {
             let _swapped = Swapped::new(weights.zip(traced.iter().cloned()));
             f(block, inputs)
         };
-        let again = Rc::new(again);
-        let first = Rc::clone(&again);
+        let first = again.clone();
         // `mlx_checkpoint` leaves the order to MLX, which computes the gradients of weights last and keeps all blocks for
         // them: a block must wait for the gradient at its outputs, and the block before it for those of its weights.
         let gradient = move |inputs: &[Array], at_outputs: &[Array]| {
@@ -87,6 +89,6 @@ impl<'a> Trainable<'a> {
             gradients.extend(at_inputs);
             Ok(gradients)
         };
-        Closure::new(kept, move |inputs| first(inputs))?.with_gradient(gradient)?.apply(&all)
+        Closure::new(kept, first)?.with_gradient(gradient)?.apply(&all)
     }
 }

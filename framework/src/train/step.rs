@@ -4,12 +4,11 @@ use super::{
     Average, Loss, Named, Optimiser, Rate, State, Trainable,
     clip::{clipped, global_norm},
     closure::{Closure, after},
-    kept::Kept,
 };
 use crate::{Array, Dtype, Error, Result, math};
 use mlx_rs::{ops, random, transforms};
 use serde::Deserialize;
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 /// How a step is made.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -40,12 +39,12 @@ pub struct Step<'a> {
     parts: Rc<Parts<'a>>,
     rate: Rate,
     pub(super) average: Option<Average>,
-    /// By the names of the batches' arrays, which the arrays alone do not tell.
+    /// By the names of the arrays, which the arrays alone do not tell.
     compiled: Option<BTreeMap<Layout, Closure<'a>>>,
 }
 
-/// The names of every batch's arrays.
-type Layout = Vec<Vec<String>>;
+/// The names of the state's arrays, and of every batch's.
+type Layout = (Vec<String>, Vec<Vec<String>>);
 
 type Measure<'a> = dyn Fn(&Trainable<'a>, &Named, &Array) -> Result<Loss> + 'a;
 
@@ -117,12 +116,16 @@ impl<'a> Step<'a> {
         let number = state.step.saturating_add(1);
         let rate = self.rate.at(state.step);
         let mut numbers = self.parts.optimiser.coefficients(number, rate);
-        numbers.extend(self.average.map(|average| 1.0 - average.decay(number)));
+        numbers.extend(self.average.map(|average| 1.0 - average.at(number)));
         let numbers = numbers.into_iter().map(|number| math::scalar(number, Dtype::Float32));
         let numbers = numbers.collect::<Result<Vec<_>>>()?;
 
-        let layout: Layout = batches.iter().map(|batch| batch.keys().cloned().collect()).collect();
+        if self.average.is_some() == state.average.is_empty() {
+            return Err(Error::argument("state", "it has an average and the step has none, or the other way round"));
+        }
         let leaves = state.leaves();
+        let names = batches.iter().map(|batch| batch.keys().cloned().collect()).collect();
+        let layout: Layout = (leaves.keys().cloned().collect(), names);
         let constants = self.parts.trainable.constants();
         let inputs: Vec<Array> = leaves
             .into_values()
@@ -136,7 +139,7 @@ impl<'a> Step<'a> {
                 if !compiled.contains_key(&layout) {
                     let (parts, form, names) = (Rc::clone(&self.parts), state.form()?, layout.clone());
                     let function = move |inputs: &[Array]| whole(&parts, &form, &names, inputs);
-                    let function = Closure::new(Rc::new(Kept::default()), function)?.compiled()?;
+                    let function = Closure::new(Arc::default(), function)?.compiled()?;
                     compiled.insert(layout.clone(), function);
                 }
                 let missing = || Error::argument("batches", "no step is compiled for them");
@@ -147,10 +150,8 @@ impl<'a> Step<'a> {
         drop(inputs);
 
         let mut outputs = outputs.into_iter();
-        let names = state.leaves().into_keys();
         let key = state.key.clone();
-        let after = state.with_leaves(names.zip(outputs.by_ref()).collect(), number)?;
-        *state = after;
+        *state = state.with_leaves(layout.0.into_iter().zip(outputs.by_ref()).collect(), number)?;
         let rest: Vec<Array> = outputs.collect();
         transforms::eval(state.leaves().values().chain(&rest))?;
 
@@ -177,7 +178,7 @@ fn whole(parts: &Parts<'_>, form: &State, layout: &Layout, inputs: &[Array]) -> 
     let mut inputs = inputs.iter().cloned();
     let state = form.with_leaves(form.leaves().into_keys().zip(inputs.by_ref()).collect(), 0)?;
     let named = |names: &Vec<String>| names.iter().cloned().zip(inputs.by_ref()).collect();
-    let batches: Vec<Named> = layout.iter().map(named).collect();
+    let batches: Vec<Named> = layout.1.iter().map(named).collect();
     let _constants = parts.trainable.with_constants(inputs.by_ref());
     let numbers: Vec<Array> = inputs.collect();
 

@@ -6,7 +6,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     marker::PhantomData,
-    rc::Rc,
+    sync::Arc,
 };
 
 /// The parameters of a module that are trained, by path, and those that are not.
@@ -14,7 +14,7 @@ pub struct Trainable<'a> {
     selected: BTreeMap<String, &'a Param>,
     frozen: BTreeMap<String, &'a Param>,
     /// The gradient that is being taken.
-    pub(super) scope: RefCell<Option<Rc<Scope>>>,
+    pub(super) scope: RefCell<Option<Arc<Scope>>>,
     /// Invariant: a block that is recomputed must live as long as the module, not only as long as a shorter borrow.
     module: PhantomData<Cell<&'a ()>>,
 }

@@ -1,7 +1,7 @@
 //! How much a noise level counts.
 
 use crate::{
-    Array, Dtype, Result, math,
+    Array, Result, math,
     sample::{Noising, Prediction},
 };
 use mlx_rs::ops;
@@ -39,31 +39,21 @@ impl Weighting {
             }
             Self::MinSnr { gamma } => {
                 let signal = signal(noising, sigma)?;
+                // An error of the output is one of the clean sample times `error`; `ratio` is √snr times that, written
+                // so that it is finite at both ends.
                 let (ratio, error) = match prediction {
-                    Prediction::Epsilon => (signal.clone(), sigma.clone()),
-                    Prediction::Sample => (sigma.clone(), sigma.clone()),
+                    Prediction::Epsilon => (ops::ones_like(sigma)?, sigma.divide(&signal)?),
+                    Prediction::Sample => (signal.divide(sigma)?, ops::ones_like(sigma)?),
                     Prediction::V => {
-                        let length = radius(&signal, sigma)?;
-                        (length.clone(), length)
+                        let radius = radius(&signal, sigma)?;
+                        (signal.divide(&radius)?, sigma.divide(&radius)?)
                     }
                     Prediction::Flow => {
                         let sum = signal.add(sigma)?;
-                        (sum.clone(), sum)
+                        (signal.divide(&sum)?, sigma.divide(&sum)?)
                     }
                 };
-                // An error of the output is one of the clean sample times σ over `ratio`; times the signal-to-noise
-                // ratio, signal over `error`, where the first alone would be 0 times infinity.
-                let least = match prediction {
-                    Prediction::Sample => math::scalar(gamma, Dtype::Float32)?,
-                    Prediction::Epsilon | Prediction::V | Prediction::Flow => {
-                        math::scaled(&sigma.divide(&ratio)?.square()?, gamma)?
-                    }
-                };
-                let most = match prediction {
-                    Prediction::Epsilon => ops::ones_like(sigma)?,
-                    Prediction::Sample | Prediction::V | Prediction::Flow => signal.divide(&error)?.square()?,
-                };
-                Ok(ops::minimum(&most, &least)?)
+                Ok(ops::minimum(&ratio.square()?, &math::scaled(&error.square()?, gamma)?)?)
             }
         }
     }

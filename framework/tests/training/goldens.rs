@@ -151,7 +151,7 @@ fn averages_decay_as_diffusers_do() {
     for case in golden::<Vec<AverageCase>>("averages.json") {
         let mut average = case.begin;
         for (step, (parameters, reference)) in case.parameters.iter().zip(&case.found).enumerate() {
-            let decay = case.average.decay(step as u64 + 1) as f32;
+            let decay = case.average.at(step as u64 + 1) as f32;
             for (average, parameter) in average.iter_mut().zip(parameters) {
                 *average += (1.0 - decay) * (parameter - *average);
             }

@@ -380,6 +380,41 @@ fn an_error_in_a_block_computed_again_keeps_its_type() {
 }
 
 #[test]
+fn a_block_is_not_computed_again_after_its_gradient() {
+    let model = Deep::new(1, 8);
+    let trainable = Trainable::new(&model, |_| true).unwrap();
+    let outer = |x: &[Array]| -> Result<Vec<Array>, mlx_rs::error::Exception> {
+        let inner = trainable.value_and_grad(&trainable.values(), || model.loss(&trainable, &x[0], true));
+        Ok(vec![inner.unwrap().0.value])
+    };
+    let error = mlx_rs::transforms::value_and_grad(outer)(&[Array::ones::<f32>(&[2, 8]).unwrap()]);
+    assert!(error.is_err());
+    // The next gradient is as usual.
+    let run = || model.loss(&trainable, &Array::ones::<f32>(&[2, 8])?, true);
+    trainable.value_and_grad(&trainable.values(), run).unwrap();
+}
+
+#[test]
+fn a_state_of_another_step_is_refused() {
+    let model = Toy::new(1);
+    for compiled in [false, true] {
+        let mut own = step(&model, Settings { compiled, ..settings() });
+        let mut state = State::begin(&own, 3).unwrap();
+        own.run(&mut state, &[batch(8, 0)]).unwrap();
+        let mut other = State { average: Named::new(), ..state.clone() };
+        assert!(own.run(&mut other, &[batch(8, 0)]).unwrap_err().to_string().contains("average"));
+        let mut other = state.clone();
+        let weight = other.params.remove("out.weight").unwrap();
+        other.params.insert("out.wait".into(), weight);
+        assert!(own.run(&mut other, &[batch(8, 0)]).unwrap_err().to_string().contains("out.wait"));
+        let mut other = state.clone();
+        other.slots.clear();
+        assert!(own.run(&mut other, &[batch(8, 0)]).unwrap_err().to_string().contains("exp_avg"));
+        own.run(&mut state, &[batch(8, 0)]).unwrap();
+    }
+}
+
+#[test]
 fn clipping_is_what_the_optimiser_sees() {
     let model = Toy::new(1);
     let free = run(&model, Settings { clip: None, ..settings() }, 3, 1);

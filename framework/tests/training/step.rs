@@ -2,7 +2,8 @@
 
 use crate::toy::{Layer, Toy, apart, batch, bits, loss, measure};
 use framework::train::{
-    Adam, Average, Loss, Named, Rate, Report, Settings, State, Step, Trainable, WarmUp, cast, clipped,
+    Adam, Average, Loss, Named, Optimiser, Rate, Report, Settings, State, Step, Trainable, WarmUp, cast, clipped,
+    global_norm,
 };
 use framework::{Array, Dtype, Error, Init, Linear, Result, call, math, memory::bounded, module, params};
 use mlx_rs::{memory, random};
@@ -377,6 +378,45 @@ fn an_error_in_a_block_computed_again_keeps_its_type() {
     let error = fail(|layer, inputs| Ok(vec![layer.forward(&math::slice(&inputs[0], 1, 0, 3)?)?]));
     assert!(matches!(error, Error::At { .. } | Error::Mlx(_)), "{error:?}");
     assert!(trainable.values().values().all(|value| math::is_finite(value).unwrap()));
+}
+
+#[test]
+fn a_step_is_what_its_parts_do_one_after_the_other() {
+    let model = Toy::new(1);
+    let rate = Rate::Linear { rate: 1e-2, warm_up: 2, steps: 8, last: 1e-3 };
+    let mut step = step(&model, Settings { rate, ..settings() });
+    let mut state = State::begin(&step, 3).unwrap();
+    let adam = Adam::decoupled(0.01);
+    let (mut params, mut slots, mut average) = (state.params.clone(), state.slots.clone(), state.params.clone());
+    let mut key = state.key.clone();
+    for done in 0..4 {
+        let batch = batch(8, done);
+        let (next, own) = random::split(&key, 2).unwrap();
+        key = next;
+        let measured = || measure(&model, &batch, &own);
+        let (value, gradients) = step.trainable().value_and_grad(&params, measured).unwrap();
+        let norm = global_norm(&gradients).unwrap();
+        let coefficients = adam.coefficients(done + 1, rate.at(done));
+        let coefficients: Vec<Array> = coefficients.into_iter().map(|c| Array::from_f32(c as f32)).collect();
+        for (path, gradient) in clipped(&gradients, &norm, 1.0).unwrap() {
+            let own = ["exp_avg", "exp_avg_sq"].map(|slot| slots[slot][&path].clone());
+            let (new, kept) = adam.update(&path, &params[&path], &gradient, &own, &coefficients).unwrap();
+            for (slot, value) in ["exp_avg", "exp_avg_sq"].into_iter().zip(kept) {
+                slots.get_mut(slot).unwrap().insert(path.clone(), value);
+            }
+            let decay = [0.0, 2.0 / 11.0, 3.0 / 12.0, 4.0 / 13.0][done as usize];
+            let old = math::scaled(&average[&path], decay).unwrap();
+            average.insert(path.clone(), math::add(&old, &math::scaled(&new, 1.0 - decay).unwrap()).unwrap());
+            params.insert(path, new);
+        }
+        let report = step.run(&mut state, &[batch]).unwrap();
+        assert_eq!((report.step, report.rate), (done + 1, rate.at(done)));
+        let value = math::read::<f32>(&value.value).unwrap()[0];
+        assert!((report.loss - f64::from(value)).abs() < 1e-6);
+    }
+    assert!(apart(&state.params, &params) < 1e-6 && apart(&state.average, &average) < 1e-5);
+    assert!(apart(&state.slots["exp_avg_sq"], &slots["exp_avg_sq"]) < 1e-6);
+    assert!(state.key.eq_exact(&key).unwrap());
 }
 
 #[test]

@@ -107,7 +107,8 @@ impl<'a> Step<'a> {
     }
 
     /// Makes one step from the mean of the batches' losses. The batches are computed one after the other; each has its
-    /// own shapes and any names.
+    /// own shapes and any names. Within [`crate::memory::bounded`] the device does not run ahead, and the step takes the
+    /// least memory.
     ///
     /// # Errors
     /// [`Error::NotFinite`] when the loss or the gradient is not finite: the state is as before then. Those of the loss,

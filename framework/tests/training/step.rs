@@ -5,7 +5,9 @@ use framework::train::{
     Adam, Average, Loss, Named, Optimiser, Rate, Report, Settings, State, Step, Trainable, WarmUp, cast, clipped,
     global_norm,
 };
-use framework::{Array, Dtype, Error, Init, Linear, Result, call, math, memory::bounded, module, params};
+use framework::{
+    Adapter, Array, Dtype, Error, Init, Linear, Param, Result, call, math, memory::bounded, module, params,
+};
 use mlx_rs::{memory, random};
 
 fn settings() -> Settings {
@@ -432,6 +434,48 @@ fn a_block_is_not_computed_again_after_its_gradient() {
     // The next gradient is as usual.
     let run = || model.loss(&trainable, &Array::ones::<f32>(&[2, 8])?, true);
     trainable.value_and_grad(&trainable.values(), run).unwrap();
+}
+
+/// Two small matrices beside a large one (<https://arxiv.org/abs/2106.09685>).
+struct Lora {
+    a: Param,
+    b: Param,
+}
+module! { impl[] Lora { a, b } }
+
+impl Adapter for Lora {
+    fn apply(&self, x: &Array, y: Array) -> Result<Array> {
+        math::add(&y, &x.matmul(self.a.get())?.matmul(self.b.get())?)
+    }
+}
+
+#[test]
+fn adapters_of_packed_layers_are_trained_also_in_blocks_computed_again() {
+    let mut model = Deep::new(2, 32);
+    let mut init = Init::new(Dtype::Float32, 9);
+    framework::on_linears(&mut model, |_, linear| {
+        let [rows, columns] = linear.weight.shape()[..] else { panic!("a matrix has two axes") };
+        let lora = Lora { a: init.normal(&[columns, 2], 0.1)?, b: init.normal(&[2, rows], 0.1)? };
+        linear.adapters.insert("style".into(), Box::new(lora));
+        linear.weight.quantise(32, 4)
+    })
+    .unwrap();
+    let x = random::normal::<f32>(&[16, 32], None, None, &random::key(1).unwrap()).unwrap();
+    let batches = [Named::from([("x".to_owned(), x)])];
+    let before: Vec<Array> = params(&model).values().map(|param| param.get()).collect();
+    let run = |again, compiled| {
+        let trainable = Trainable::new(&model, |path| path.contains("style")).unwrap();
+        let settings = Settings { compiled, ..settings() };
+        let mut step = Step::new(trainable, Adam::default(), settings, deep(&model, again)).unwrap();
+        let mut state = State::begin(&step, 0).unwrap();
+        let losses: Vec<f64> = (0..20).map(|_| step.run(&mut state, &batches).unwrap().loss).collect();
+        assert!(losses[19] < 0.8 * losses[0], "{losses:?}");
+        state
+    };
+    let plain = run(false, false);
+    assert_eq!(plain.params.len(), 2 * 5);
+    assert!(apart(&plain.params, &run(true, true).params) < 1e-2);
+    assert!(params(&model).values().zip(&before).all(|(param, before)| param.get().eq_exact(before).unwrap()));
 }
 
 #[test]

@@ -30,6 +30,19 @@ impl Embedding {
         self.weight.rows(ids)
     }
 
+    /// The rows of the first `length` places → `[1, length, D]`: a table of learned positions.
+    ///
+    /// # Errors
+    /// When there are more tokens than places.
+    pub fn places(&self, length: i32) -> Result<Array> {
+        let places = self.weight.shape().first().copied().unwrap_or(0);
+        if length > places {
+            let problem = format!("{length} tokens where the model has places for {places}");
+            return Err(Error::argument("ids", problem));
+        }
+        self.forward(&Array::arange::<_, i32>(0, length, None)?.expand_dims(0)?)
+    }
+
     /// The table as an output layer, which shares its weights with the input.
     pub fn tied(&self) -> Tied<'_> {
         Tied(self)
@@ -82,14 +95,8 @@ impl PlacedEmbedding {
     /// When there are more tokens than places.
     pub fn forward(&self, ids: &Array) -> Result<Array> {
         let [_, length] = math::shape(ids)?;
-        let places = self.positions.weight.shape().first().copied().unwrap_or(0);
-        if length > places {
-            let problem = format!("{length} tokens where the model has places for {places}");
-            return Err(Error::argument("ids", problem));
-        }
-        let places = Array::arange::<_, i32>(0, length, None)?.expand_dims(0)?;
         let tokens = call!(self.tokens.forward(ids))?;
-        math::add(&tokens, &call!(self.positions.forward(&places))?)
+        math::add(&tokens, &call!(self.positions.places(length))?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The wiring that causal language models share: embed, transform, normalise, project.
 
-use crate::{Arguments, Error, Outputs, Result, arguments::forward_only, task::CausalLm};
+use crate::{Arguments, Error, Outputs, Result, arguments::forward_only, positions, task::CausalLm};
 use framework::{
     Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Array, At, Attention, Block, Dtype, Embedding, Glu, Heads,
     Init, KvCache, Linear, Mask, Norm, Positions, RmsNorm, Rope, call, math, module,
@@ -142,7 +142,7 @@ impl Decoder {
         let cached = arguments.flag("use_cache", true)?;
         let past = if cached { arguments.state.first().map_or(0, KvCache::seen) } else { 0 };
         let positions = match arguments.take_optional("position_ids") {
-            Some(positions) => rows(&positions)?,
+            Some(ids) => positions::rows(&ids)?,
             None => Positions::range(past, length),
         };
         let mask = call_mask(arguments.take_optional("attention_mask"), &[batch, past + length])?;
@@ -182,14 +182,6 @@ fn call_mask(mask: Option<Array>, seen: &[i32; 2]) -> Result<Mask> {
             Err(Error::argument("attention_mask", format!("shape {:?} where {seen:?} is seen", mask.shape())))
         }
     }
-}
-
-/// Position ids `[B, L]` on the host.
-fn rows(positions: &Array) -> Result<Positions> {
-    let values = math::read::<i64>(&positions.as_dtype(Dtype::Int64)?)?;
-    let values = values.into_iter().map(|position| position as f64).collect();
-    let [batch, length] = math::shape::<2>(positions)?.map(|length| length as usize);
-    Ok(Positions::new(values, 1, batch, length)?)
 }
 
 impl CausalLm for Decoder {

@@ -1,3 +1,3 @@
 //! The families by name, for whoever builds one without a checkpoint.
 
-pub use crate::{autoencoder_kl::AutoencoderKl, clip::Clip, flux::Flux, llama::Llama, t5::T5};
+pub use crate::{autoencoder_kl::AutoencoderKl, clip::Clip, composed::Composed, flux::Flux, llama::Llama, t5::T5};

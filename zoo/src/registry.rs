@@ -262,6 +262,7 @@ pub const MODELS: &[Entry] = &[
     entry::<crate::flux::Flux>(),
     entry::<crate::clip::Clip>(),
     entry::<crate::t5::T5>(),
+    entry::<crate::composed::Composed>(),
 ];
 
 /// A row of the table of pipelines: what runs components together, from a prompt to a picture.

@@ -1,6 +1,35 @@
 //! Sizes that a config states.
 
 use framework::{Error, Heads, Result};
+use serde::Deserialize;
+
+/// A size that a config states, checked where it is read, so that the error names its key.
+///
+/// There are at most 2²⁴ of anything, which leaves room for what is computed from it: a few times as many features in one
+/// matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "i64")]
+pub struct Size(i32);
+
+impl Size {
+    const MOST: i64 = 1 << 24;
+
+    /// The number.
+    pub fn get(self) -> i32 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for Size {
+    type Error = String;
+
+    fn try_from(value: i64) -> Result<Self, String> {
+        match i32::try_from(value) {
+            Ok(size) if (1..=Self::MOST).contains(&value) => Ok(Self(size)),
+            _ => Err(format!("{value} is not a size from 1 to {}", Self::MOST)),
+        }
+    }
+}
 
 /// Checks that each key is a positive number.
 ///
@@ -44,6 +73,15 @@ pub fn heads(key: &str, heads: i32, head_dim: i32) -> Result<Heads> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_size_is_from_one_to_its_limit() {
+        assert_eq!(Size::try_from(1).unwrap().get(), 1);
+        assert_eq!(Size::try_from(1 << 24).unwrap().get(), 1 << 24);
+        for value in [0, -1, (1 << 24) + 1, i64::MAX, i64::MIN] {
+            assert!(Size::try_from(value).unwrap_err().contains(&value.to_string()));
+        }
+    }
 
     #[test]
     fn what_cannot_be_is_refused_by_its_key() {

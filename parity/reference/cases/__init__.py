@@ -2,12 +2,19 @@
 
 from case import BlockCase, ModelCase
 
-from . import blocks, encoders, flux, llama, vae
+from . import blocks, composed, encoders, flux, llama, vae
 
 
 def all_cases() -> list[ModelCase | BlockCase]:
     """All cases; names are unique."""
-    cases: list[ModelCase | BlockCase] = [*flux.cases(), *llama.cases(), *encoders.cases(), *vae.cases(), *blocks.cases()]
+    cases: list[ModelCase | BlockCase] = [
+        *flux.cases(),
+        *llama.cases(),
+        *encoders.cases(),
+        *vae.cases(),
+        *composed.cases(),
+        *blocks.cases(),
+    ]
     names = [case.name for case in cases]
     if len(set(names)) != len(names):
         raise ValueError("two cases share a name")

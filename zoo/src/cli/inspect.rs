@@ -4,24 +4,44 @@ use super::{
     show::Show,
     table::{bytes, columns, count},
 };
-use crate::{Checkpoint, MODELS, Result, cache, registry};
+use crate::{
+    Checkpoint, Error, Family, MODELS, Result, cache, composed, families::Composed, registry, text::read_json,
+};
 use framework::{
     Dtype, Leaf, Module, Weight,
-    weights::{Header, Source, Tensors},
+    weights::{Config, Header, Source},
 };
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, path::Path};
 
-/// Shows what a checkpoint is, from its config and header alone.
+/// Shows what a checkpoint is, from its config and header alone; or what a config of our own amounts to, without weights.
 pub fn run(path: &str, depth: usize, show: &Show) -> Result<()> {
     let path = cache::locate(path)?;
-    let source = Source::open(&path)?;
-    let checkpoint = Checkpoint::of(&source)?;
-    let opened = registry::of(MODELS, &checkpoint, &path)?.fit(&checkpoint, Dtype::Float32);
-    let opened = opened.map_err(|error| error.about(&path))?;
+    if path.extension().is_some_and(|extension| extension == "json") {
+        let config = read_json::<Value>(&path)?.unwrap_or_default();
+        let checkpoint = |header| Checkpoint { config: Config::Json(config.clone()), header, tensors: None };
+        let none = Header::default();
+        let name = checkpoint(&none).name().unwrap_or_default();
+        if !Composed::NAMES.contains(&name.as_str()) {
+            let problem = format!(
+                "`{name}` needs weights to be inspected; name their folder. A config alone shows what \
+                                   `\"model_type\": \"composed\"` amounts to"
+            );
+            return Err(Error::Unrecognised { file: path, problem });
+        }
+        let header = composed::header(&config).map_err(|error| error.about(&path))?;
+        return tell(&checkpoint(&header), &path, depth, show);
+    }
+    tell(&Checkpoint::of(&Source::open(&path)?)?, &path, depth, show)
+}
+
+fn tell(checkpoint: &Checkpoint, path: &Path, depth: usize, show: &Show) -> Result<()> {
+    let header = checkpoint.header;
+    let opened = registry::of(MODELS, checkpoint, path)?.fit(checkpoint, Dtype::Float32);
+    let opened = opened.map_err(|error| error.about(path))?;
     let root = tree(opened.module());
     let name = checkpoint.name().unwrap_or_default();
-    let dtypes = by_dtype(source.header());
+    let dtypes = by_dtype(header);
     let types =
         dtypes.iter().map(|(dtype, (tensors, bytes))| (dtype.clone(), json!({"tensors": tensors, "bytes": bytes})));
     show.event(
@@ -30,8 +50,8 @@ pub fn run(path: &str, depth: usize, show: &Show) -> Result<()> {
             "path": path,
             "architecture": name,
             "layout": opened.layout(),
-            "tensors": source.header().tensors.len(),
-            "bytes": source.header().bytes(),
+            "tensors": header.tensors.len(),
+            "bytes": header.bytes(),
             "dtypes": types.collect::<Map<_, _>>(),
             "parameters": root.to_json(),
         }),
@@ -39,10 +59,7 @@ pub fn run(path: &str, depth: usize, show: &Show) -> Result<()> {
     let mut rows = vec![
         vec!["file".to_owned(), path.display().to_string()],
         vec!["architecture".into(), format!("{name}, layout {}", opened.layout())],
-        vec![
-            "weights".into(),
-            format!("{} tensors, {}", source.header().tensors.len(), bytes(source.header().bytes())),
-        ],
+        vec!["weights".into(), format!("{} tensors, {}", header.tensors.len(), bytes(header.bytes()))],
     ];
     for (dtype, (tensors, size)) in &dtypes {
         rows.push(vec![format!("  {dtype}"), format!("{tensors} tensors, {}", bytes(*size))]);

@@ -14,13 +14,14 @@ pub use transformer::{FluxInput, FluxTransformer};
 use crate::{
     Arguments, Error, Outputs, Result,
     arguments::forward_only,
+    positions::grid,
     registry::{Family, Layout, json_config},
     sizes::{heads, positive},
 };
 use framework::{
-    Activation, AdaLnContinuous, AdaLnZero, Angle, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Array, Attention, Axes,
-    Block, Dtype, Heads, Init, Joint, LayerNorm, Layout::Interleaved, Linear, Mlp, Positions, Qkv, RmsNorm, Rope,
-    Score, Single, TimestepEmbedding, math,
+    Activation, AdaLnContinuous, AdaLnZero, Angle, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Attention, Axes, Block,
+    Heads, Init, Joint, LayerNorm, Layout::Interleaved, Linear, Mlp, Qkv, RmsNorm, Rope, Score, Single,
+    TimestepEmbedding,
 };
 use serde::Deserialize;
 use transformer::TimeTextEmbed;
@@ -197,14 +198,6 @@ impl Family for Flux {
         })?;
         Ok(vec![("sample".into(), sample)])
     }
-}
-
-/// Position ids `[L, axes]` on the host.
-fn grid(ids: &Array) -> Result<Positions> {
-    let [length, axes] = math::shape::<2>(ids)?.map(|length| length as usize);
-    let by_axis = ids.transpose()?.as_dtype(Dtype::Float32)?;
-    let values = math::read::<f32>(&by_axis)?.into_iter().map(f64::from).collect();
-    Ok(Positions::new(values, axes, 1, length)?)
 }
 
 #[cfg(test)]

@@ -1,0 +1,18 @@
+//! A transformer described wholly by its config: `"model_type": "composed"`.
+//!
+//! `docs/composed.md` shows every choice. Weights are named by the model's own paths, so the config is all that there is
+//! to write.
+
+mod blocks;
+mod build;
+mod config;
+mod family;
+mod model;
+mod parts;
+mod stage;
+mod stages;
+
+pub use config::ComposedConfig;
+pub use family::{Composed, header};
+pub use model::{ComposedTransformer, Condition, Inputs, LastNorm, Part, PartEmbedding, Projection, StreamInput};
+pub use stage::{AnyBlock, Stage};

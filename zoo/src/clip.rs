@@ -55,23 +55,6 @@ pub struct ClipText {
 }
 module! { impl[] ClipText { embeddings, layers, norm, projection } }
 
-impl ClipText {
-    /// How many tokens there are.
-    pub fn vocabulary(&self) -> u32 {
-        self.embeddings.tokens.rows()
-    }
-
-    /// The most tokens of a text.
-    pub fn places(&self) -> usize {
-        self.embeddings.positions.rows() as usize
-    }
-
-    /// Features of a hidden state.
-    pub fn width(&self) -> i32 {
-        self.embeddings.tokens.features()
-    }
-}
-
 /// The token at whose place a text is pooled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {

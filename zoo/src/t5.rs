@@ -56,16 +56,6 @@ pub struct T5Encoder {
 module! { impl[] T5Encoder { embed_tokens, distances, layers, norm } }
 
 impl T5Encoder {
-    /// How many tokens there are.
-    pub fn vocabulary(&self) -> u32 {
-        self.embed_tokens.rows()
-    }
-
-    /// Features of a hidden state.
-    pub fn width(&self) -> i32 {
-        self.embed_tokens.features()
-    }
-
     /// Token ids `[B, L]` → hidden states after the last norm `[B, L, D]`. A token sees all that `padding` `[B, L]` does
     /// not hide: its zeros are pads.
     pub fn forward(&self, ids: &Array, padding: Option<&Array>) -> framework::Result<Array> {

@@ -114,8 +114,8 @@ impl FluxPipeline {
         let (text_encoder_2, t5) = Component::<T5>::new(path.join("text_encoder_2"), "text_encoder_2", options, keep)?;
         let [hidden, pooled] = built.text_widths();
         for (component, name, found, needed) in [
-            ("text_encoder_2", "features", t5.width(), hidden),
-            ("text_encoder", "features", clip.width(), pooled),
+            ("text_encoder_2", "features", t5.embed_tokens.features(), hidden),
+            ("text_encoder", "features", clip.embeddings.tokens.features(), pooled),
             ("vae", "channels of four latents", autoencoder.channels().saturating_mul(4), built.channels()),
         ] {
             if found != needed {
@@ -123,8 +123,8 @@ impl FluxPipeline {
                 return Err(Error::file(path.join(component), problem));
             }
         }
-        let tokenizer = Prompts::open(path.join("tokenizer"), clip.vocabulary())?;
-        let short = tokenizer.longest()?.unwrap_or(usize::MAX).min(clip.places());
+        let tokenizer = Prompts::open(path.join("tokenizer"), clip.embeddings.tokens.rows())?;
+        let short = tokenizer.longest()?.unwrap_or(usize::MAX).min(clip.embeddings.positions.rows() as usize);
         Ok(Self {
             capabilities: Capabilities { multiple, ..capabilities(built.is_guided())?.clone() },
             transformer,
@@ -132,7 +132,7 @@ impl FluxPipeline {
             text_encoder_2,
             vae,
             tokenizer,
-            tokenizer_2: Prompts::open(path.join("tokenizer_2"), t5.vocabulary())?,
+            tokenizer_2: Prompts::open(path.join("tokenizer_2"), t5.embed_tokens.rows())?,
             short,
             scheduler: Scheduler::open(&path.join("scheduler/scheduler_config.json"))?,
             channels: built.channels(),

@@ -363,13 +363,8 @@ fn bounded(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Mask;
+    use crate::{Mask, testing::difference};
     use mlx_rs::Dtype;
-
-    fn difference(a: &Array, b: &Array) -> f32 {
-        let worst = math::subtract(a, b).unwrap().abs().unwrap().max(None).unwrap();
-        math::read::<f32>(&worst).unwrap()[0]
-    }
 
     fn qkv(heads: i32, kv_heads: i32) -> [Array; 3] {
         let mut init = Init::default();

@@ -46,6 +46,8 @@ mod sandwich;
 mod spatial;
 mod storage;
 pub mod tap;
+#[cfg(test)]
+mod testing;
 mod tiling;
 mod timestep;
 pub mod train;

@@ -213,14 +213,8 @@ fn length(x: &Array, axis: i32) -> Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Conv, Init, Pad, Upsample, Window};
+    use crate::{Conv, Init, Pad, Upsample, Window, testing::difference};
     use proptest::prelude::*;
-
-    fn difference(a: &Array, b: &Array) -> f32 {
-        assert_eq!(a.shape(), b.shape());
-        let worst = math::subtract(a, b).unwrap().abs().unwrap().max(None).unwrap();
-        math::read::<f32>(&worst).unwrap()[0]
-    }
 
     /// Doubles an image; an output sees latents at a distance of at most 2.
     struct Doubling {

@@ -9,12 +9,10 @@ Diffusers reduces the products of CFG-Zero* in f32 whatever the dtype; in f64 `T
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import random
 import textwrap
 import types
-from pathlib import Path
 from typing import Any, Callable
 from unittest import mock
 
@@ -25,7 +23,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix
     StableDiffusionInstructPix2PixPipeline,
 )
 
-from sampling import REFERENCE, both, write
+from sampling import REFERENCE, both, folder, write
 
 STEPS = 7
 SHAPE = (2, 3, 2, 2)
@@ -144,11 +142,7 @@ CASES: list[dict[str, Any]] = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    fixtures = Path(__file__).resolve().parents[2] / "fixtures" / "sampling"
-    parser.add_argument("--out", type=Path, default=fixtures)
-    out = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
+    out = folder(__doc__)
     torch.set_num_threads(1)
     cases = [{**case, **both(lambda wide: rebound(case["kind"], case["config"], wide))} for case in CASES]
     write(out, "guidance", {"reference": REFERENCE, "shape": SHAPE, "predictions": PREDICTIONS, "cases": cases})

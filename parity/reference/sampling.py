@@ -343,12 +343,18 @@ def write(out: Path, name: str, content: Any) -> None:
     print(f"{name:20} {len(text) / 1024:7.1f} KiB", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def folder(description: str) -> Path:
+    """Where the command line says to write, by default among the fixtures."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     fixtures = Path(__file__).resolve().parents[2] / "fixtures" / "sampling"
     parser.add_argument("--out", type=Path, default=fixtures)
-    out = parser.parse_args().out
+    out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def main() -> None:
+    out = folder(__doc__)
     torch.set_num_threads(1)
     write(out, "noise", NOISE)
     for name, cases in CASES.items():

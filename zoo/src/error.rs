@@ -132,8 +132,8 @@ pub(crate) fn finite(x: &Array, stage: &str) -> Result<()> {
 }
 
 /// What an observer's answer means for the work that it watches.
-pub(crate) fn go_on(flow: ControlFlow<()>) -> Result<()> {
-    if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }
+pub(crate) fn go_on(flow: ControlFlow<()>) -> framework::Result<()> {
+    if flow.is_break() { Err(framework::Error::Cancelled) } else { Ok(()) }
 }
 
 impl Error {

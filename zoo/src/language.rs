@@ -298,7 +298,7 @@ struct Answer<'a> {
 
 impl Answer<'_> {
     fn tell(&mut self, event: Event<'_>) -> Result<()> {
-        go_on((self.observer)(event))
+        Ok(go_on((self.observer)(event))?)
     }
 
     fn show(&mut self, piece: &str) -> Result<()> {

@@ -206,14 +206,7 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Activation, Init, Layers, Style, Upsample, Window};
-
-    /// The largest difference of two images.
-    fn difference(a: &Array, b: &Array) -> f32 {
-        assert_eq!(a.shape(), b.shape());
-        let worst = math::subtract(a, b).unwrap().abs().unwrap().max(None).unwrap();
-        math::read::<f32>(&worst).unwrap()[0]
-    }
+    use crate::{Activation, Init, Layers, Style, Upsample, Window, testing::difference};
 
     /// An image whose parts differ: dark and flat on the left, bright and rough on the right.
     fn uneven(shape: &[i32]) -> Array {

@@ -191,13 +191,7 @@ mod tests {
         Gaussian, Stages,
         tests::{of, stages},
     };
-    use crate::{Array, Error, Init, math};
-
-    fn difference(a: &Array, b: &Array) -> f32 {
-        assert_eq!(a.shape(), b.shape());
-        let worst = math::subtract(a, b).unwrap().abs().unwrap().max(None).unwrap();
-        math::read::<f32>(&worst).unwrap()[0]
-    }
+    use crate::{Array, Error, Init, testing::difference};
 
     fn three_stages() -> Stages {
         Stages { channels: vec![4, 4, 6], attention: vec![false; 3], ..stages() }

@@ -152,7 +152,7 @@ impl Fetch<'_> {
 const BLOCK: usize = 1 << 20;
 
 fn tell(observer: &mut Observer<'_>, event: Event<'_>) -> Result<()> {
-    go_on(observer(event))
+    Ok(go_on(observer(event))?)
 }
 
 /// Whether the file is here with the size and the checksum of its row.

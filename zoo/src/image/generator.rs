@@ -117,8 +117,10 @@ impl<D: Diffusion> Generator for D {
         let z = self.unpacked(&zeros(&self.noise(request, pictures), dtype)?, request)?;
         let mut parts = Vec::new();
         if request.previews {
-            let z = zeros(&[1, preview::SIDE, preview::SIDE, math::last(&z)?], dtype)?;
-            parts.push(vae.plan("preview", |vae| memory::working(vae, || vae.decode(&z)))?);
+            parts.push(vae.plan("preview", |vae| {
+                let z = zeros(&[1, preview::SIDE, preview::SIDE, vae.channels()], dtype)?;
+                memory::working(vae, || vae.decode(&z))
+            })?);
         }
         parts.extend(self.text_parts(request)?);
         if let Some(init) = &request.init {
@@ -197,9 +199,7 @@ impl<D: Diffusion> Run<'_, D> {
     }
 
     fn projection(&self) -> Result<Projection> {
-        let latents = zeros(&self.model.noise(self.request, 1), Dtype::Float32)?;
-        let [_, _, _, channels] = math::shape(&self.model.unpacked(&latents, self.request)?)?;
-        self.with_vae(|vae| Projection::of(vae, channels, self.model.dtype()))
+        self.with_vae(|vae| Projection::of(vae, self.model.dtype()))
     }
 
     /// The pictures to begin from as the model's latents, in f32.

@@ -21,7 +21,8 @@ impl Projection {
     ///
     /// # Errors
     /// When the autoencoder cannot decode.
-    pub fn of(vae: &KlVae, channels: i32, dtype: Dtype) -> Result<Self> {
+    pub fn of(vae: &KlVae, dtype: Dtype) -> Result<Self> {
+        let channels = vae.channels();
         let key = mlx_rs::random::key(0)?;
         let coarse = SIDE / ALIKE;
         let noise = mlx_rs::random::normal::<f32>(&[1, coarse, 1, coarse, 1, channels], None, None, &key)?;

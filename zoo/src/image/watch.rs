@@ -1,6 +1,7 @@
 //! What is told while images are made, and how the listener stops it.
 
-use framework::{Array, Error, Result};
+use crate::error::go_on;
+use framework::{Array, Result};
 use std::{
     cell::{Cell, RefCell},
     ops::ControlFlow,
@@ -87,10 +88,9 @@ impl<'a> Watch<'a> {
     /// Tells of something.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] when the observer breaks.
+    /// [`framework::Error::Cancelled`] when the observer breaks.
     pub fn tell(&self, event: ImageEvent<'_>) -> Result<()> {
-        let flow = (*self.observer.borrow_mut())(event);
-        if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }
+        go_on((*self.observer.borrow_mut())(event))
     }
 
     /// So much of a stage is done.
@@ -123,6 +123,7 @@ impl<'a> Watch<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use framework::Error;
 
     #[test]
     fn the_rest_is_reckoned_from_the_pace_of_the_stage() {

@@ -1,4 +1,4 @@
-//! Pictures: PNG and JPEG in, PNG that remembers how it was made out.
+//! Pictures: PNG, JPEG and WebP in, PNG that remembers how it was made out.
 //!
 //! A picture made here carries the settings it was made with, as JSON in a text chunk called `parameters`;
 //! [`parameters`] reads them back.
@@ -14,7 +14,7 @@ use std::{
 };
 
 /// The longest side that is read, in pixels.
-const LONGEST_SIDE: u32 = 16_384;
+pub(crate) const LONGEST_SIDE: u32 = 16_384;
 /// The longest file that is read, in bytes.
 const LONGEST_FILE: u64 = 1 << 30;
 /// What decoding may allocate, in bytes: the largest picture at 8 bits without alpha, and room to work.
@@ -60,19 +60,19 @@ impl Picture {
         Ok(Self { width, height, pixels })
     }
 
-    /// Reads a PNG or a JPEG of any colour type; its content decides which, not its name.
+    /// Reads a PNG, a JPEG or a WebP of any colour type; its content decides which, not its name.
     ///
     /// Grey becomes RGB, 16 bits are rounded to 8, what is transparent is laid over white, and a photograph is turned as
     /// its EXIF orientation says. Colour profiles are ignored. A JPEG that is cut short is read as far as it goes.
     ///
     /// # Errors
-    /// When the file cannot be read, is neither PNG nor JPEG, is damaged, has a side of more than 16384 pixels, or would
-    /// need more than 1 GiB to decode.
+    /// When the file cannot be read, is of another format, is damaged, has a side of more than 16384 pixels, or would need
+    /// more than 1 GiB to decode.
     pub fn read(path: &Path) -> Result<Self> {
         let file = open(path)?;
         let reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(|e| unread(path, &e))?;
-        if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg)) {
-            return Err(Error::file(path, "is neither a PNG nor a JPEG; convert it to one of them"));
+        if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) {
+            return Err(Error::file(path, "is no PNG, JPEG or WebP; convert it to one of them"));
         }
         let image = decode(reader).map_err(|error| undecoded(path, &error))?;
         let pixels = if image.color().has_alpha() { over_white(image) } else { image.into_rgb8() };
@@ -95,6 +95,22 @@ impl Picture {
             }
             _ => self.clone(),
         }
+    }
+
+    /// The largest square in the middle, at another size, by Lanczos' filter. What [`Self::resized`] says of sides and
+    /// fields holds here too.
+    #[must_use]
+    pub fn square(&self, side: u32) -> Self {
+        if self.width == self.height || bytes(self.width, self.height) != Some(self.pixels.len()) {
+            return self.resized(side, side);
+        }
+        let edge = self.width.min(self.height);
+        let (left, top) = ((self.width - edge) / 2, (self.height - edge) / 2);
+        let row = edge as usize * CHANNELS;
+        let rows = self.pixels.chunks_exact((self.width as usize * CHANNELS).max(1));
+        let rows = rows.skip(top as usize).take(edge as usize);
+        let pixels = rows.flat_map(|line| line.iter().skip(left as usize * CHANNELS).take(row)).copied().collect();
+        Self { width: edge, height: edge, pixels }.resized(side, side)
     }
 
     /// Writes a PNG with `parameters` in it; a file that is there already is replaced.
@@ -510,6 +526,34 @@ mod tests {
     }
 
     #[test]
+    fn a_webp_is_read() {
+        let place = tempdir().unwrap();
+        let path = place.path().join("a");
+        let clear = RgbaImage::from_fn(5, 3, |x, _| if x < 2 { Rgba([9, 9, 9, 0]) } else { Rgba([10, 20, 30, 255]) });
+        clear.save_with_format(&path, ImageFormat::WebP).unwrap();
+        let picture = Picture::read(&path).unwrap();
+        assert_eq!((picture.width, picture.height), (5, 3));
+        assert_eq!(picture.pixels[..9], [255, 255, 255, 255, 255, 255, 10, 20, 30]);
+    }
+
+    #[test]
+    fn a_square_is_cut_from_the_middle() {
+        for (width, height) in [(7, 4), (4, 7), (8, 4)] {
+            let picture = gradient(width, height);
+            let square = picture.square(4);
+            assert_eq!((square.width, square.height), (4, 4));
+            let (left, top) = ((width as usize - 4) / 2, (height as usize - 4) / 2);
+            for y in 0..4 {
+                let from = ((y + top) * width as usize + left) * CHANNELS;
+                assert_eq!(square.pixels[y * 12..(y + 1) * 12], picture.pixels[from..from + 12], "{width} x {height}");
+            }
+        }
+        assert_eq!(gradient(9, 6).square(2), gradient(9, 6).square(6).resized(2, 2));
+        let odd = Picture { width: 3, height: 9, pixels: vec![1, 2] };
+        assert_eq!(odd.square(2), odd);
+    }
+
+    #[test]
     fn what_is_no_picture_is_refused() {
         let place = tempdir().unwrap();
         let path = place.path().join("a.png");
@@ -518,7 +562,7 @@ mod tests {
         fails(Picture::read(place.path()), "is no file");
         for content in ["", "GIF89a", "{\"prompt\": \"no picture at all\"}"] {
             fs::write(&path, content).unwrap();
-            fails(Picture::read(&path), "neither a PNG nor a JPEG");
+            fails(Picture::read(&path), "no PNG, JPEG or WebP");
             fails(parameters(&path), "is no PNG");
         }
         File::create(&path).unwrap().set_len(LONGEST_FILE + 1).unwrap();

@@ -58,7 +58,7 @@ pub struct RequestArguments {
     /// How many pictures are made at once, which takes memory; by default all.
     #[arg(long)]
     batch: Option<usize>,
-    /// Begin from this picture, PNG or JPEG, resized to the width and height.
+    /// Begin from this picture, PNG, JPEG or WebP, resized to the width and height.
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     /// Encode and decode pictures in tiles of so many pixels, a multiple of 64: less memory, more time, the same picture but

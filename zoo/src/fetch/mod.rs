@@ -6,6 +6,7 @@ use crate::{
     Error, Result,
     cache::{Cache, has_size_of, unusable},
     error::go_on,
+    hex::hex,
     published::{Pip, Published, Source, find},
 };
 use python::Python;
@@ -189,10 +190,6 @@ fn digest(
         done += read as u64;
         each(block, done)?;
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// One fetch at a time in a cache. The lock ends with the process, so that a killed fetch blocks nobody.

@@ -16,6 +16,8 @@ import transformers  # noqa: E402
 
 from case import BlockCase, write_block, write_model  # noqa: E402
 from cases import all_cases  # noqa: E402
+from composed_pipeline import cases as composed_pipeline_cases  # noqa: E402
+from composed_pipeline import write_composed_pipeline  # noqa: E402
 from headers import write_headers  # noqa: E402
 from pipelines import cases as pipeline_cases  # noqa: E402
 from pipelines import write_pipeline  # noqa: E402
@@ -52,7 +54,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     if arguments.list:
-        print("\n".join(case.name for case in [*all_cases(), *pipeline_cases()]))
+        print("\n".join(case.name for case in [*all_cases(), *pipeline_cases(), *composed_pipeline_cases()]))
     if arguments.all or arguments.case:
         write_cases(arguments.case or "*", arguments.out)
         write_pipelines(arguments.case or "*", arguments.out)
@@ -74,9 +76,11 @@ def write_cases(pattern: str, out: Path) -> None:
 
 def write_pipelines(pattern: str, out: Path) -> None:
     """Writes the cases of pipelines whose name matches, printing the size of each."""
-    for case in pipeline_cases():
+    written = [(case, write_pipeline) for case in pipeline_cases()]
+    written += [(case, write_composed_pipeline) for case in composed_pipeline_cases()]
+    for case, write in written:
         if fnmatch.fnmatchcase(case.name, pattern):
-            folder = write_pipeline(case, out)
+            folder = write(case, out)
             validate(folder)
             report(case.name, folder)
 

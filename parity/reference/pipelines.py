@@ -287,13 +287,27 @@ def write_pipeline(case: PipelineCase, out: Path) -> Path:
         given["image"] = Image.fromarray(pixels)
 
     outputs = observe(pipeline, given | arguments, drawn)
+    reference = ("diffusers", case.reference_class, case.seed)
+    return save_pipeline(folder, reference, arguments, tied, inputs, outputs)
+
+
+def save_pipeline(
+    folder: Path,
+    reference: tuple[str, str, int],
+    arguments: dict[str, Any],
+    tied: dict[str, str],
+    inputs: dict[str, Any],
+    outputs: dict[str, Any],
+) -> Path:
+    """Writes what a pipeline of a package's class with components of a seed was given and made."""
+    package, made, seed = reference
     description = {
         "format": FORMAT,
         "reference": {
-            "package": "diffusers",
-            "version": importlib.metadata.version("diffusers"),
-            "class": case.reference_class,
-            "seed": case.seed,
+            "package": package,
+            "version": importlib.metadata.version(package),
+            "class": made,
+            "seed": seed,
             "dtype": "float32",
         },
         "config": {},

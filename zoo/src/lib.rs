@@ -52,6 +52,7 @@ pub mod text;
 
 pub use arguments::{Arguments, Outputs, State};
 pub use clip::{ClipEncoded, ClipText};
+pub use composed::ComposedPipeline;
 pub use decoder::Decoder;
 pub use error::{Error, Result};
 pub use flux::{FluxInput, FluxPipeline, FluxTransformer};

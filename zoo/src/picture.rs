@@ -13,8 +13,8 @@ use std::{
     path::Path,
 };
 
-/// The longest side that is read, in pixels.
-pub(crate) const LONGEST_SIDE: u32 = 16_384;
+/// The longest side that is read or resized to, in pixels.
+pub const LONGEST_SIDE: u32 = 16_384;
 /// The longest file that is read, in bytes.
 const LONGEST_FILE: u64 = 1 << 30;
 /// What decoding may allocate, in bytes: the largest picture at 8 bits without alpha, and room to work.

@@ -302,7 +302,8 @@ impl Pipeline {
 }
 
 /// All pipelines.
-pub const PIPELINES: &[Pipeline] = &[crate::flux::TEXT_TO_IMAGE, crate::flux::IMAGE_TO_IMAGE];
+pub const PIPELINES: &[Pipeline] =
+    &[crate::flux::TEXT_TO_IMAGE, crate::flux::IMAGE_TO_IMAGE, crate::composed::TEXT_TO_IMAGE];
 
 /// The pipeline of a snapshot: the one that its `model_index.json` names, or, without that file, the first whose main
 /// component is there.

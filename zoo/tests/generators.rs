@@ -189,7 +189,7 @@ fn everything_that_can_be_asked_for_is_read() {
         if let Some(guidance) = plain.guidance {
             others.push(ImageRequest { guidance: Some(guidance + 3.0), ..plain.clone() });
         }
-        if offers.true_guidance {
+        if offers.true_guidance.is_some() {
             let negatives = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
             others.extend([
                 guided(Rule::Apg(Apg { scale: 4.0, ..Apg::default() })),
@@ -268,13 +268,21 @@ fn a_tokenizer_and_components_of_another_model_are_refused() {
         assert!(limit(0.into()).contains("model_max_length"));
         assert!(limit("many".into()).contains("model_max_length"));
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
-        let other = spoilt(&|folder| {
-            let (case, into) = (fixtures.join("t5/gated-gelu"), folder.join("text_encoder_2"));
-            let json: serde_json::Value = serde_json::from_slice(&fs::read(case.join("case.json")).unwrap()).unwrap();
-            fs::write(into.join("config.json"), json["config"].to_string()).unwrap();
-            fs::copy(case.join("weights.safetensors"), into.join("weights.safetensors")).unwrap();
-        });
-        assert!(other.contains("text_encoder_2") && other.contains("the transformer needs"), "{other}");
+        let other = |case: &str, component: &str| {
+            spoilt(&|folder| {
+                let (case, into) = (fixtures.join(case), folder.join(component));
+                let text = fs::read(case.join("case.json")).unwrap();
+                let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+                fs::write(into.join("config.json"), json["config"].to_string()).unwrap();
+                fs::copy(case.join("weights.safetensors"), into.join("weights.safetensors")).unwrap();
+            })
+        };
+        let vae = other("autoencoder-kl/flux", "vae");
+        assert!(vae.contains("channels"), "{vae}");
+        if path.join("text_encoder_2").exists() {
+            let t5 = other("t5/gated-gelu", "text_encoder_2");
+            assert!(t5.contains("text_encoder_2") && t5.contains("the transformer needs"), "{t5}");
+        }
     }
 }
 
@@ -472,7 +480,7 @@ fn impossible(fine: &ImageRequest, multiple: i32) -> Vec<(ImageRequest, &'static
         (apg(Apg { scale: 2.0, threshold: Some(-1.0), ..Apg::default() }), "true_guidance"),
         (apg(Apg { scale: 2.0, eta: 7.0, ..Apg::default() }), "true_guidance"),
         (guided(Guidance { rule: Rule::Dual { scale: 2.0, between: 1.5 }, ..Guidance::default() }), "true_guidance"),
-        (ImageRequest { negative_prompts: negatives(1), ..fine.clone() }, "negative_prompts"),
+        (ImageRequest { negative_prompts: negatives(1), ..guided(free(1.0)) }, "negative_prompts"),
         (ImageRequest { negative_prompts: negatives(3), ..guided(free(2.0)) }, "negative_prompts"),
         (ImageRequest { text_tokens: 0, ..fine.clone() }, "text_tokens"),
         (ImageRequest { text_tokens: 1 << 20, ..fine.clone() }, "text_tokens"),

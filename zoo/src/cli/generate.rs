@@ -1,7 +1,7 @@
 //! `zoo generate`.
 
 use super::{
-    image::{Asked, RequestArguments, Wishes},
+    image::{Asked, RequestArguments, Size, Wishes},
     show::{Show, Unit, note_failure},
 };
 use crate::{
@@ -22,7 +22,7 @@ pub struct GenerateArguments {
     /// The file to write, a PNG that holds its request; several pictures are numbered, with a contact sheet beside them.
     #[arg(short, long, default_value = "picture.png", value_name = "FILE")]
     out: PathBuf,
-    /// What the picture does not show; needs --true-guidance.
+    /// What the picture does not show, of a model that is guided: see --true-guidance.
     #[arg(long)]
     negative: Option<String>,
     /// The seed of the first picture; the next ones follow.
@@ -31,6 +31,10 @@ pub struct GenerateArguments {
     /// How much of the picture to begin from is changed, above 0 and up to 1; by default 0.6.
     #[arg(long, requires = "init", allow_negative_numbers = true)]
     strength: Option<f64>,
+    /// Write pictures at this size, WIDTHxHEIGHT, or one number for the longer side; the model makes --width by --height
+    /// pixels, and a Lanczos filter the rest.
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
+    size: Option<Size>,
     /// After every step, write what the pictures will be, small, to this PNG.
     #[arg(long, value_name = "FILE")]
     preview: Option<PathBuf>,
@@ -45,6 +49,7 @@ pub fn run(arguments: &GenerateArguments, show: &Show) -> Result<()> {
         negative: arguments.negative.as_deref(),
         seed: arguments.seed,
         strength: arguments.strength,
+        size: arguments.size,
         previews: arguments.preview.is_some(),
     })?;
     let several = asked.request.prompts.len() > 1;
@@ -84,7 +89,14 @@ impl GenerateArguments {
     }
 
     fn write(&self, asked: &Asked, pixels: &Array, show: &Show) -> Result<()> {
-        let pictures = pictures(pixels)?;
+        let made = [asked.request.width, asked.request.height];
+        let size = asked.remembered.size.unwrap_or(made.map(i32::unsigned_abs));
+        let [width, height] = size;
+        let pictures: Vec<Picture> = pictures(pixels)?.iter().map(|picture| picture.resized(width, height)).collect();
+        let resized = match size == made.map(i32::unsigned_abs) {
+            true => String::new(),
+            false => format!(", made at {}x{} and resized to {width}x{height}", made[0], made[1]),
+        };
         let remember = |index: usize| {
             let mut remembered = asked.remembered.clone();
             remembered.seed = Some(asked.request.seed_of(index));
@@ -93,8 +105,9 @@ impl GenerateArguments {
         for (index, picture) in pictures.iter().enumerate() {
             let path = if pictures.len() > 1 { numbered(&self.out, index) } else { self.out.clone() };
             picture.write(&path, &remember(index)?)?;
-            show.event("picture", json!({"path": path, "seed": asked.request.seed_of(index)}))?;
-            show.text(&format!("{}\n", path.display()))?;
+            let seed = asked.request.seed_of(index);
+            show.event("picture", json!({"path": path, "seed": seed, "made": made, "size": size}))?;
+            show.text(&format!("{}{resized}\n", path.display()))?;
         }
         if pictures.len() > 1 {
             sheet(&pictures)?.write(&self.out, &remember(0)?)?;

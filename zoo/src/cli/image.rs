@@ -4,7 +4,7 @@ use super::{ComputeArguments, as_option};
 use crate::{
     Error, Generator, ImageRequest, InitImage, Result, cache,
     image::Capabilities,
-    picture::{self, Picture},
+    picture::{self, LONGEST_SIDE, Picture},
 };
 use clap::{Args, ValueEnum};
 use framework::{
@@ -12,7 +12,7 @@ use framework::{
     sample::{Apg, Guidance, Method, Rescale, Rule},
 };
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 /// What a picture is made from and what that takes. What is left out comes from the picture of `--from`, or else from the
 /// model.
@@ -24,10 +24,10 @@ pub struct RequestArguments {
     /// Take the request from a picture that was made here.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
-    /// Pixels; FLUX takes multiples of 16.
+    /// Pixels that the model makes; FLUX takes multiples of 16.
     #[arg(long, allow_negative_numbers = true)]
     width: Option<i32>,
-    /// Pixels; FLUX takes multiples of 16.
+    /// Pixels that the model makes; FLUX takes multiples of 16.
     #[arg(long, allow_negative_numbers = true)]
     height: Option<i32>,
     /// How many noise levels there are.
@@ -37,10 +37,11 @@ pub struct RequestArguments {
     /// dpmpp_sde, uni_pc, uni_pc_bh2 or ddim.
     #[arg(long)]
     sampler: Option<String>,
-    /// The guidance that the model was distilled with.
+    /// How closely pictures follow the prompt: the guidance that the model was distilled with; of other models what
+    /// --true-guidance is.
     #[arg(long, allow_negative_numbers = true)]
-    guidance: Option<f32>,
-    /// Guidance by a negative prompt, at twice the time; 1 is off.
+    guidance: Option<f64>,
+    /// Guidance by a negative prompt, at twice the time; 1 is off. By default what the model recommends.
     #[arg(long, allow_negative_numbers = true)]
     true_guidance: Option<f64>,
     /// How --true-guidance combines the two predictions.
@@ -49,7 +50,7 @@ pub struct RequestArguments {
     /// How much of the unguided contrast --true-guidance keeps, from 0 to 1.
     #[arg(long, allow_negative_numbers = true)]
     guidance_rescale: Option<f64>,
-    /// Tokens of the long text encoder.
+    /// Tokens of the prompt; of FLUX those of the long text encoder.
     #[arg(long)]
     text_tokens: Option<usize>,
     /// How many pictures.
@@ -79,7 +80,43 @@ pub struct Wishes<'a> {
     pub negative: Option<&'a str>,
     pub seed: Option<u64>,
     pub strength: Option<f64>,
+    pub size: Option<Size>,
     pub previews: bool,
+}
+
+/// How large pictures are written: both sides, or the longer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    Longer(u32),
+    Sides([u32; 2]),
+}
+
+impl Size {
+    /// The sides of what was made with the given ones.
+    fn of(self, made: [i32; 2]) -> [u32; 2] {
+        match self {
+            Self::Sides(sides) => sides,
+            Self::Longer(longer) => {
+                let most = f64::from(made[0].max(made[1]).max(1));
+                made.map(|side| (f64::from(side) * f64::from(longer) / most).round().max(1.0) as u32)
+            }
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let side = |text: &str| match text.parse() {
+            Ok(side) if (1..=LONGEST_SIDE).contains(&side) => Ok(side),
+            _ => Err(format!("`{text}` is no number of pixels from 1 to {LONGEST_SIDE}; say 512, or 512x384")),
+        };
+        match text.split_once(['x', '×']) {
+            Some((width, height)) => Ok(Self::Sides([side(width)?, side(height)?])),
+            None => Ok(Self::Longer(side(text)?)),
+        }
+    }
 }
 
 /// A rule by which two predictions become one.
@@ -123,6 +160,7 @@ pub(super) struct Remembered {
     pub seed: Option<u64>,
     pub text_tokens: Option<usize>,
     pub tile: Option<i32>,
+    pub size: Option<[u32; 2]>,
     pub strength: Option<f64>,
     pub model: Option<String>,
     pub compute: ComputeArguments,
@@ -157,38 +195,48 @@ impl RequestArguments {
         let model = model.ok_or_else(|| Error::argument("--model", "there is none: name the folder of a snapshot"))?;
         let compute = self.compute.or(known.compute);
         let generator = compute.open().generator_at(&cache::locate(&model)?, false)?;
-        let said = Remembered { compute, ..self.said(wishes, known, model, generator.capabilities()) };
+        let said = Remembered { compute, ..self.said(wishes, known, model, generator.capabilities())? };
         let request = self.request(&said, generator.as_ref(), wishes.previews)?;
         generator.capabilities().validate(&request).map_err(as_option)?;
+        let size = said.size.or(wishes.size.map(|size| size.of([request.width, request.height])));
+        let said = Remembered { size: size.map(|size| fitting(size, &request)).transpose()?, ..said };
         Ok(Asked { generator, remembered: said.completed(&request), request })
     }
 
     /// What was said, or else what the picture of `--from` remembers as far as it is read.
-    fn said(&self, wishes: &Wishes<'_>, known: Remembered, model: String, offers: &Capabilities) -> Remembered {
-        let true_guidance = self.true_guidance.or(known.true_guidance);
-        let known = Remembered { guidance: known.guidance.filter(|_| offers.guidance.is_some()), ..known };
-        let known = match true_guidance {
-            Some(scale) if scale != 1.0 => known,
-            _ => Remembered { negative_prompt: None, guidance_rule: None, guidance_rescale: None, ..known },
+    fn said(&self, wishes: &Wishes<'_>, known: Remembered, model: String, offers: &Capabilities) -> Result<Remembered> {
+        let (guidance, scale) = match (offers.guidance, self.guidance, self.true_guidance) {
+            (Some(_), distilled, scale) => (distilled.map(|guidance| guidance as f32).or(known.guidance), scale),
+            (None, Some(_), Some(_)) => {
+                let problem = "of this model it is what --true-guidance is; leave one of them out";
+                return Err(Error::argument("--guidance", problem));
+            }
+            (None, scale, other) => (None, scale.or(other)),
         };
-        Remembered {
+        let scale = scale.or(known.true_guidance).or(offers.true_guidance).unwrap_or(1.0);
+        let known = match scale {
+            1.0 => Remembered { negative_prompt: None, guidance_rule: None, guidance_rescale: None, ..known },
+            _ => known,
+        };
+        Ok(Remembered {
             prompt: wishes.prompt.map(str::to_owned).or(known.prompt),
             negative_prompt: wishes.negative.map(str::to_owned).or(known.negative_prompt),
             width: self.width.or(known.width),
             height: self.height.or(known.height),
             steps: self.steps.or(known.steps),
             sampler: self.sampler.clone().or(known.sampler),
-            guidance: self.guidance.or(known.guidance),
-            true_guidance,
+            guidance,
+            true_guidance: Some(scale),
             guidance_rule: self.guidance_rule.or(known.guidance_rule),
             guidance_rescale: self.guidance_rescale.or(known.guidance_rescale),
             seed: wishes.seed.or(known.seed),
             text_tokens: self.text_tokens.or(known.text_tokens),
             tile: self.tile.or(known.tile),
+            size: known.size.filter(|_| wishes.size.is_none()),
             strength: self.init.as_ref().map(|_| wishes.strength.or(known.strength).unwrap_or(0.6)),
             model: Some(model),
             compute: known.compute,
-        }
+        })
     }
 
     fn request(&self, said: &Remembered, generator: &dyn Generator, previews: bool) -> Result<ImageRequest> {
@@ -235,7 +283,6 @@ impl Remembered {
             steps: Some(request.steps),
             sampler: Some(request.sampler.name().to_owned()),
             guidance: request.guidance,
-            true_guidance: Some(self.true_guidance.unwrap_or(1.0)),
             seed: Some(request.seed),
             text_tokens: Some(request.text_tokens),
             ..self
@@ -256,6 +303,17 @@ impl Remembered {
         let rescale = self.guidance_rescale.map(|share| Rescale::Deviation { share });
         Ok(Guidance { rule: self.guidance_rule.unwrap_or_default().rule(scale), rescale, ..Guidance::default() })
     }
+}
+
+/// A size at which all pictures of a request can be written.
+fn fitting(size: [u32; 2], request: &ImageRequest) -> Result<[u32; 2]> {
+    let [width, height] = size;
+    let bytes = u64::from(width).saturating_mul(height.into()).saturating_mul(3);
+    if width.max(height) <= LONGEST_SIDE && bytes.saturating_mul(request.prompts.len() as u64) <= i32::MAX as u64 {
+        return Ok(size);
+    }
+    let count = request.prompts.len();
+    Err(Error::argument("--size", format!("{width} x {height} pixels are too many for {count} pictures; name fewer")))
 }
 
 fn bytes(gigabytes: f64) -> Result<u64> {

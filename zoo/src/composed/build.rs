@@ -74,6 +74,7 @@ fn stream(config: &StreamConfig, init: &mut Init) -> Result<StreamInput> {
         projection,
         place,
         names: StreamNames { input: name.clone(), positions: config.positions.clone(), mask: config.mask.clone() },
+        given,
         scale,
         sinusoidal: matches!(config.place, PlaceConfig::Sinusoidal),
     })

@@ -7,12 +7,15 @@ mod blocks;
 mod build;
 mod config;
 mod family;
+mod feed;
 mod model;
 mod parts;
+mod pipeline;
 mod stage;
 mod stages;
 
 pub use config::ComposedConfig;
 pub use family::{Composed, header};
-pub use model::{ComposedTransformer, Condition, Inputs, LastNorm, Part, PartEmbedding, Projection, StreamInput};
+pub use model::{ComposedTransformer, Condition, Inputs, Kind, LastNorm, Part, PartEmbedding, Projection, StreamInput};
+pub use pipeline::{ComposedPipeline, TEXT_TO_IMAGE};
 pub use stage::{AnyBlock, Stage};

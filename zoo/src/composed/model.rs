@@ -2,13 +2,49 @@
 
 use super::stage::{Lent, Stage, Tables, Tokens};
 use framework::{
-    Activation, AdaLnContinuous, AnyNorm, Array, At, Cond, Dtype, Embedding, Error, Ffn, Linear, Lowered, Mlp, Norm,
-    Result, TimestepEmbedding, call, chunks, math, module, sinusoid, within,
+    Activation, AdaLnContinuous, AnyNorm, Array, At, Axes, Cond, Dtype, Embedding, Error, Ffn, Linear, Lowered, Mlp,
+    Norm, Result, TimestepEmbedding, call, chunks, math, module, sinusoid, within,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 /// The tensors of a call by the names that the config gives them.
 pub type Inputs = BTreeMap<String, Array>;
+
+/// What an input of a call is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind<'a> {
+    /// Ids `[B, L]` of so many tokens.
+    Tokens(u32),
+    /// So many features, `[B, L, dim]`.
+    Features(i32),
+    /// `[B, L]`, whose zeros are padding.
+    Mask,
+    /// Where the tokens stand, for a rope with such axes.
+    Positions(&'a Axes),
+    /// A scalar `[B]`.
+    Time,
+    /// A vector `[B, dim]`.
+    Vector,
+    /// A class `[B]`.
+    Class,
+}
+
+impl fmt::Display for Kind<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tokens(_) => "tokens",
+            Self::Features(_) => "features",
+            Self::Mask => "a mask",
+            Self::Positions(_) => "positions",
+            Self::Time => "a time",
+            Self::Vector => "a vector",
+            Self::Class => "a class",
+        })
+    }
+}
 
 /// A transformer of streams, an optional condition, stages of blocks and a head; the config says which.
 pub struct ComposedTransformer {
@@ -44,6 +80,8 @@ pub struct StreamInput {
     /// `[places, D]`, added.
     pub place: Option<Embedding>,
     pub(super) names: StreamNames,
+    /// Features of what it is given as.
+    pub(super) given: i32,
     pub(super) scale: Option<f64>,
     pub(super) sinusoidal: bool,
 }
@@ -202,12 +240,39 @@ impl LastNorm {
 impl ComposedTransformer {
     /// The inputs that a call needs.
     pub fn inputs(&self) -> BTreeSet<&str> {
-        let streams = self.streams.iter().map(|stream| &stream.names).flat_map(|names| {
-            let optional = names.positions.iter().chain(&names.mask);
-            std::iter::once(&names.input).chain(optional)
-        });
-        let parts = self.condition.iter().flat_map(|condition| &condition.parts).map(|part| &part.name);
-        streams.chain(parts).map(String::as_str).collect()
+        self.kinds().into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// What each input is, once for everything that reads it.
+    pub fn kinds(&self) -> Vec<(&str, Kind<'_>)> {
+        let mut kinds = Vec::new();
+        for (index, stream) in self.streams.iter().enumerate() {
+            let StreamNames { input, positions, mask } = &stream.names;
+            let tokens = stream.embed.as_ref().map(|embed| Kind::Tokens(embed.rows()));
+            kinds.push((input, tokens.unwrap_or(Kind::Features(stream.given))));
+            kinds.extend(mask.iter().map(|mask| (mask, Kind::Mask)));
+            let lanes = self.stages.iter().flat_map(|stage| &stage.lanes);
+            let ropes = lanes.filter(|lane| lane.streams.contains(&index)).filter_map(|lane| lane.rope.as_ref());
+            let axes = ropes.flat_map(|rope| positions.iter().map(|name| (name, Kind::Positions(&rope.axes))));
+            kinds.extend(axes);
+        }
+        for part in self.condition.iter().flat_map(|condition| &condition.parts) {
+            kinds.push((
+                &part.name,
+                match part.embed {
+                    PartEmbedding::Time(_) => Kind::Time,
+                    PartEmbedding::Vector(_) => Kind::Vector,
+                    PartEmbedding::Class(_) => Kind::Class,
+                },
+            ));
+        }
+        kinds.into_iter().map(|(name, kind)| (name.as_str(), kind)).collect()
+    }
+
+    /// The most tokens that an input may have, where a stream that is given as it has learned places.
+    pub fn longest(&self, input: &str) -> Option<u32> {
+        let streams = self.streams.iter().filter(|stream| stream.names.input == input);
+        streams.filter_map(|stream| stream.place.as_ref()).map(Embedding::rows).min()
     }
 
     /// What the output is called.

@@ -4,7 +4,6 @@ mod bfl;
 mod case;
 mod diffusers;
 mod pipeline;
-mod scheduler;
 mod transformer;
 
 pub use case::{IMAGE_TO_IMAGE, TEXT_TO_IMAGE};

@@ -1,25 +1,25 @@
 //! From a prompt to pictures with FLUX.1: what it brings of its own.
 
-use super::{Flux, FluxInput, FluxTransformer, scheduler::Scheduler};
+use super::{Flux, FluxInput, FluxTransformer};
 use crate::{
     Error, OpenOptions, Result,
     autoencoder_kl::AutoencoderKl,
     clip::{Clip, ClipText},
     component::Component,
-    error::finite,
-    image::{Capabilities, Diffusion, Evaluation, ImageRequest, Plan, Planned, Velocity, Watch},
+    image::{
+        Capabilities, Diffusion, Evaluation, ImageRequest, Plan, Planned, Prompts, Reading, Scheduler, Tokens,
+        Velocity, Watch, patches,
+    },
     published::published,
     t5::{T5, T5Encoder},
-    text::{Tokenizer, padded, read_json},
 };
 use framework::{
     Angles, Array, Dtype, Positions, math, memory,
     sample::{Condition, Schedule},
 };
 use mlx_rs::ops;
-use serde::{Deserialize, de::DeserializeOwned};
 use std::{
-    collections::HashMap,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -55,13 +55,8 @@ pub struct FluxPipeline {
     keep: bool,
 }
 
-/// A tokenizer that pads every text to one length, for an encoder of so many tokens.
-struct Prompts {
-    tokenizer: Tokenizer,
-    folder: PathBuf,
-    pad: u32,
-    vocabulary: u32,
-}
+/// Latents on a side of a packed one.
+const PATCH: i32 = 2;
 
 /// Texts as the transformer reads them, each once.
 pub struct Texts {
@@ -70,32 +65,6 @@ pub struct Texts {
     /// `[N, P]`.
     pooled: Array,
     read: Reading,
-}
-
-/// Which text each picture is led towards, and which one away from.
-struct Reading {
-    texts: Vec<String>,
-    towards: Vec<i32>,
-    away: Option<Vec<i32>>,
-}
-
-impl Reading {
-    fn of(request: &ImageRequest) -> Self {
-        let mut texts: Vec<String> = Vec::new();
-        let mut known = HashMap::new();
-        let mut places = |wanted: &[String]| -> Vec<i32> {
-            let place = |text: &String| {
-                *known.entry(text.clone()).or_insert_with(|| {
-                    texts.push(text.clone());
-                    texts.len() as i32 - 1
-                })
-            };
-            wanted.iter().map(place).collect()
-        };
-        let towards = places(&request.prompts);
-        let away = request.is_guided().then(|| places(&request.negatives()));
-        Self { texts, towards, away }
-    }
 }
 
 impl FluxPipeline {
@@ -108,8 +77,7 @@ impl FluxPipeline {
         let (transformer, built) = Component::<Flux>::new(transformer_of(path), "transformer", options, keep)?;
         let vae = component_of(path, "vae", &["ae.safetensors"]);
         let (vae, autoencoder) = Component::<AutoencoderKl>::new(vae, "vae", options, keep)?;
-        // A packed latent stands for 2 × 2 of the autoencoder's.
-        let multiple = autoencoder.factor().saturating_mul(2);
+        let multiple = autoencoder.factor().saturating_mul(PATCH);
         let (text_encoder, clip) = Component::<Clip>::new(path.join("text_encoder"), "text_encoder", options, keep)?;
         let (text_encoder_2, t5) = Component::<T5>::new(path.join("text_encoder_2"), "text_encoder_2", options, keep)?;
         let [hidden, pooled] = built.text_widths();
@@ -146,9 +114,12 @@ impl FluxPipeline {
         [request.height, request.width].map(|pixels| pixels / self.capabilities.multiple.max(1))
     }
 
-    /// Token ids of the prompts, for the short and for the long text encoder: `[B, tokens]` each.
-    pub fn tokens(&self, prompts: &[String], text_tokens: usize) -> Result<[Array; 2]> {
-        Ok([self.tokenizer.ids(prompts, self.short)?, self.tokenizer_2.ids(prompts, text_tokens)?])
+    /// The prompts for the short and for the long text encoder.
+    ///
+    /// # Errors
+    /// When a token is not the encoder's.
+    pub fn tokens(&self, prompts: &[String], text_tokens: usize) -> Result<[Tokens; 2]> {
+        Ok([self.tokenizer.read(prompts, self.short)?, self.tokenizer_2.read(prompts, text_tokens)?])
     }
 }
 
@@ -203,7 +174,7 @@ impl Diffusion for FluxPipeline {
 
     fn text_parts(&self, request: &ImageRequest) -> Result<Vec<Planned>> {
         let texts: Vec<String> = Reading::of(request).texts.into_iter().take(request.at_once() as usize).collect();
-        let [short, long] = self.tokens(&texts, request.text_tokens)?;
+        let [Tokens { ids: short, .. }, Tokens { ids: long, .. }] = self.tokens(&texts, request.text_tokens)?;
         Ok(vec![
             self.text_encoder.plan("encode", |model| memory::working(model, || model.forward(&short, None)))?,
             self.text_encoder_2.plan("encode", |model| memory::working(model, || model.forward(&long, None)))?,
@@ -216,7 +187,7 @@ impl Diffusion for FluxPipeline {
         self.transformer.plan("denoise", |model| {
             let [hidden, pooled] = model.text_widths();
             let read = Reading::of(request);
-            let count = read.texts.len() as i32;
+            let count = read.count();
             let zeros = |shape: &[i32]| ops::zeros_dtype(shape, self.dtype);
             let hidden = zeros(&[count, request.text_tokens as i32, hidden])?;
             let texts = Texts { hidden, pooled: zeros(&[count, pooled])?, read };
@@ -234,27 +205,20 @@ impl Diffusion for FluxPipeline {
         encoded: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Texts> {
         let read = Reading::of(request);
-        let [short, long] = self.tokens(&read.texts, request.text_tokens)?;
-        let mut in_parts = |ids: &Array, encode: &dyn Fn(&Array) -> framework::Result<Array>| -> Result<Array> {
-            let mut parts = Vec::new();
-            for first in (0..read.texts.len() as i32).step_by(request.at_once() as usize) {
-                let last = (read.texts.len() as i32).min(first + request.at_once());
-                let x = encode(&math::slice(ids, 0, first, last)?)?.as_dtype(self.dtype)?;
-                finite(&x, "encoding")?;
-                encoded()?;
-                parts.push(x);
-            }
-            Ok(ops::concatenate(&parts, 0)?)
+        let [Tokens { ids: short, .. }, Tokens { ids: long, .. }] = self.tokens(&read.texts, request.text_tokens)?;
+        let some = |ids: &Array, rows: Range<i32>| math::slice(ids, 0, rows.start, rows.end);
+        let mut each = |encode: &dyn Fn(Range<i32>) -> framework::Result<Array>| {
+            read.encode(request.at_once(), self.dtype, encode, encoded)
         };
-        let pooled = |model: &ClipText| in_parts(&short, &|ids| Ok(model.forward(ids, None)?.pooled));
+        let pooled = |model: &ClipText| each(&|rows| Ok(model.forward(&some(&short, rows)?, None)?.pooled));
         let pooled = self.text_encoder.with(plan, watch, pooled)?;
-        let hidden = |model: &T5Encoder| in_parts(&long, &|ids| model.forward(ids, None));
+        let hidden = |model: &T5Encoder| each(&|rows| model.forward(&some(&long, rows)?, None));
         let hidden = self.text_encoder_2.with(plan, watch, hidden)?;
         Ok(Texts { hidden, pooled, read })
     }
 
     fn encodings(&self, request: &ImageRequest) -> u64 {
-        2 * Reading::of(request).texts.len().div_ceil(request.at_once() as usize) as u64
+        2 * Reading::of(request).parts(request.at_once()).len() as u64
     }
 
     fn kept(&self) -> u64 {
@@ -276,11 +240,11 @@ impl Diffusion for FluxPipeline {
     }
 
     fn unpacked(&self, latents: &Array, request: &ImageRequest) -> framework::Result<Array> {
-        unpacked(latents, self.grid(request))
+        patches::unpacked(latents, self.grid(request), PATCH)
     }
 
     fn packed(&self, latents: &Array) -> framework::Result<Array> {
-        packed(latents)
+        patches::packed(latents, PATCH)
     }
 }
 
@@ -301,28 +265,22 @@ impl<'a> Scene<'a> {
         request: &ImageRequest,
         texts: &'a Texts,
     ) -> framework::Result<Self> {
-        let [rows, columns] = pipeline.grid(request);
-        let text = request.text_tokens;
+        let grid @ [rows, columns] = pipeline.grid(request);
+        let (text, image) = (request.text_tokens, (rows * columns) as usize);
         Ok(Self {
             transformer,
             texts,
             guidance: request.guidance,
             text_angles: transformer.angles(&Positions::new(vec![0.0; 3 * text], 3, 1, text)?)?,
-            image_angles: transformer.angles(&image_positions(rows, columns)?)?,
+            image_angles: transformer.angles(&Positions::new(patches::places(3, grid), 3, 1, image)?)?,
             dtype: pipeline.dtype,
         })
     }
 
     fn velocity(&self, evaluation: &Evaluation<'_>) -> framework::Result<Array> {
-        let &Evaluation { x, sigma, condition, ref rows } = evaluation;
+        let &Evaluation { x, sigma, ref rows, .. } = evaluation;
         let Texts { hidden, pooled, read } = self.texts;
-        let places = match (condition, &read.away) {
-            (Condition::Away, Some(away)) => away,
-            _ => &read.towards,
-        };
-        let places = places.get(rows.start as usize..rows.end as usize);
-        let places = places.ok_or_else(|| framework::Error::argument("rows", format!("{rows:?} have no text")))?;
-        let places = math::array(places, &[places.len() as i32])?;
+        let places = read.places(evaluation)?;
         let each = |value: f32| math::array(&vec![value; rows.len()], &[rows.len() as i32]);
         let guidance = self.guidance.map(each).transpose()?;
         let velocity = self.transformer.forward(&FluxInput {
@@ -338,96 +296,13 @@ impl<'a> Scene<'a> {
     }
 }
 
-impl Prompts {
-    fn open(folder: PathBuf, vocabulary: u32) -> Result<Self> {
-        let tokenizer = Tokenizer::from_snapshot(&folder)?;
-        let none = || Error::file(&folder, "its `pad_token` is missing, or not among its tokens");
-        let pad = tokenizer.pad().ok_or_else(none)?;
-        let prompts = Self { tokenizer, folder, pad, vocabulary };
-        prompts.known(&[pad])?;
-        Ok(prompts)
-    }
-
-    /// The most tokens that the tokenizer says its model reads, if it says so.
-    fn longest(&self) -> Result<Option<usize>> {
-        #[derive(Deserialize)]
-        struct Described {
-            /// A float where there is no limit: 10³⁰.
-            model_max_length: Option<f64>,
-        }
-        let path = self.folder.join("tokenizer_config.json");
-        let Described { model_max_length } = required(&path)?;
-        match model_max_length {
-            Some(longest) if longest < 2.0 => {
-                Err(Error::file(path, format!("`model_max_length`: {longest} tokens hold no text")))
-            }
-            longest => Ok(longest.map(|longest| longest as usize)),
-        }
-    }
-
-    /// Refuses ids that the encoder has no row for: they would read foreign memory.
-    fn known(&self, ids: &[u32]) -> Result<()> {
-        let Some(id) = ids.iter().find(|&&id| id >= self.vocabulary) else { return Ok(()) };
-        let problem = format!("token {id} is not among the {} of its encoder: it is another model's", self.vocabulary);
-        Err(Error::file(&self.folder, problem))
-    }
-
-    /// `[B, length]`.
-    fn ids(&self, prompts: &[String], length: usize) -> Result<Array> {
-        let mut ids = Vec::new();
-        for prompt in prompts {
-            ids.extend(padded(&self.tokenizer.encode(prompt, true)?, length, self.pad).0);
-        }
-        self.known(&ids)?;
-        let ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
-        Ok(math::array(&ids, &[prompts.len() as i32, length as i32])?)
-    }
-}
-
-/// Where packed latents stand: 0, row, column.
-fn image_positions(rows: i32, columns: i32) -> framework::Result<Positions> {
-    let tokens = (rows * columns) as usize;
-    let places = || (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
-    let rows = places().map(|(row, _)| f64::from(row));
-    let columns = places().map(|(_, column)| f64::from(column));
-    Positions::new(vec![0.0; tokens].into_iter().chain(rows).chain(columns).collect(), 3, 1, tokens)
-}
-
-/// Packed latents `[B, rows · columns, C · 2 · 2]` → `[B, 2 · rows, 2 · columns, C]`.
-fn unpacked(latents: &Array, [rows, columns]: [i32; 2]) -> framework::Result<Array> {
-    let [batch, _, features] = math::shape(latents)?;
-    let channels = features / 4;
-    let apart = latents.reshape(&[batch, rows, columns, channels, 2, 2])?.transpose_axes(&[0, 1, 4, 2, 5, 3])?;
-    Ok(apart.reshape(&[batch, 2 * rows, 2 * columns, channels])?)
-}
-
-/// `[B, 2 · rows, 2 · columns, C]` → packed latents `[B, rows · columns, C · 2 · 2]`.
-fn packed(latents: &Array) -> framework::Result<Array> {
-    let [batch, height, width, channels] = math::shape(latents)?;
-    let apart =
-        latents.reshape(&[batch, height / 2, 2, width / 2, 2, channels])?.transpose_axes(&[0, 1, 3, 5, 2, 4])?;
-    Ok(apart.reshape(&[batch, height / 2 * (width / 2), 4 * channels])?)
-}
-
-pub(super) fn required<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    read_json(path)?.ok_or_else(|| Error::file(path, "no such file; fetch the whole snapshot"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Family, Generator};
-    use framework::{Init, sample::Guidance};
+    use framework::Init;
     use serde_json::json;
     use std::ops::ControlFlow;
-
-    #[test]
-    fn packing_and_unpacking_are_inverse() {
-        let latents = math::array(&(0..96).collect::<Vec<i32>>(), &[1, 4, 6, 4]).unwrap();
-        let packed = packed(&latents).unwrap();
-        assert_eq!(packed.shape(), [1, 6, 16]);
-        assert!(unpacked(&packed, [2, 3]).unwrap().eq_exact(&latents).unwrap());
-    }
 
     #[test]
     fn a_file_of_black_forest_labs_stands_for_the_transformer() {
@@ -468,22 +343,5 @@ mod tests {
         std::fs::remove_dir_all(&transformer).unwrap();
         written("bfl", &folder.path().join("flux1-dev.safetensors"));
         assert!(picture().eq_exact(&expected).unwrap());
-    }
-
-    #[test]
-    fn every_text_is_read_once() {
-        let prompts = ["a", "b", "a"].map(String::from).to_vec();
-        let plain = ImageRequest { prompts, ..capabilities(true).unwrap().request() };
-        let read = Reading::of(&plain);
-        assert_eq!((read.texts, read.towards, read.away), (vec!["a".into(), "b".into()], vec![0, 1, 0], None));
-        let guided = ImageRequest { true_guidance: Guidance::classifier_free(2.0), ..plain };
-        let read = Reading::of(&ImageRequest { negative_prompts: vec!["b".into()], ..guided });
-        assert_eq!((read.texts.len(), read.away), (2, Some(vec![1, 1, 1])));
-    }
-
-    #[test]
-    fn positions_count_rows_then_columns() {
-        let expected = [[0.0; 6], [0.0, 0.0, 0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 2.0, 0.0, 1.0, 2.0]].concat();
-        assert_eq!(image_positions(2, 3).unwrap(), Positions::new(expected, 3, 1, 6).unwrap());
     }
 }

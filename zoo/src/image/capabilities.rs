@@ -20,9 +20,10 @@ pub struct Capabilities {
     pub steps: usize,
     /// Of models that were distilled with a guidance: the recommended one. Others do not read any.
     pub guidance: Option<f32>,
-    /// Whether it can be guided by evaluating a second prompt beside the first.
-    pub true_guidance: bool,
-    /// Tokens of the long text encoder.
+    /// Of models that can be guided by evaluating a second prompt beside the first: the recommended scale, 1 where they
+    /// are made to be used without. Others do not evaluate any.
+    pub true_guidance: Option<f64>,
+    /// Tokens of a prompt; where there are two text encoders, of the long one.
     pub text_tokens: TextTokens,
     /// Samplers, by the names of [`Method::named`].
     pub samplers: Vec<String>,
@@ -64,7 +65,7 @@ impl Capabilities {
             steps: self.steps,
             sampler: Method::Euler,
             guidance: self.guidance,
-            true_guidance: Guidance::default(),
+            true_guidance: self.true_guidance.map_or_else(Guidance::default, Guidance::classifier_free),
             text_tokens: self.text_tokens.recommended,
             seed: 0,
             batch: None,
@@ -151,7 +152,7 @@ impl Capabilities {
         let guided = request.is_guided();
         let third = request.true_guidance.conditions().contains(&Condition::Between);
         check(!third, "true_guidance", || "dual guidance needs a third condition, which this model has not".into())?;
-        check(self.true_guidance || !guided, "true_guidance", || {
+        check(self.true_guidance.is_some() || !guided, "true_guidance", || {
             "this model cannot be guided by a second prompt".into()
         })?;
         check(guided || request.negative_prompts.is_empty(), "negative_prompts", || {

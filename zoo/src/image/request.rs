@@ -24,9 +24,9 @@ pub struct ImageRequest {
     /// The guidance that the model was distilled with; none where it was not.
     pub guidance: Option<f32>,
     /// Guidance by a second evaluation of the model, away from the negative prompt
-    /// (<https://arxiv.org/abs/2207.12598>); by default off.
+    /// (<https://arxiv.org/abs/2207.12598>); a scale of 1 is off.
     pub true_guidance: Guidance,
-    /// Tokens of the long text encoder.
+    /// Tokens of a prompt; where there are two text encoders, of the long one.
     pub text_tokens: usize,
     /// The seed of the first picture; each next picture has the next seed.
     pub seed: u64,

@@ -21,7 +21,7 @@ mod tokenizer;
 
 pub use gguf::GgufTokenizer;
 pub use padded::padded;
-pub(crate) use snapshot::read as read_json;
+pub(crate) use snapshot::{read as read_json, required as required_json};
 pub use stop::Stop;
 pub use stream::Stream;
 pub use template::{ChatTemplate, Message};

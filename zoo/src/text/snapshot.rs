@@ -127,6 +127,11 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     Ok(Some(value))
 }
 
+/// Reads a JSON file that a snapshot has.
+pub(crate) fn required<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    read(path)?.ok_or_else(|| Error::file(path, "no such file; fetch the whole snapshot"))
+}
+
 fn text(path: &Path) -> Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),

@@ -1,12 +1,11 @@
-//! The noise levels that a snapshot of FLUX.1 asks for.
+//! The noise levels that a snapshot asks for.
 
-use super::pipeline::required;
-use crate::{Error, Result};
+use crate::{Error, Result, text::required_json};
 use framework::sample::{Flow, Resolution, Schedule, Shift};
 use serde::Deserialize;
 use std::path::Path;
 
-/// diffusers' `FlowMatchEulerDiscreteScheduler`. What pipelines of FLUX.1 never set is refused rather than lost.
+/// diffusers' `FlowMatchEulerDiscreteScheduler`. What no pipeline here sets is refused rather than lost.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Scheduler {
     #[serde(rename = "_class_name")]
@@ -59,10 +58,10 @@ impl Scheduler {
     /// # Errors
     /// When it is missing, or asks for what is not done here.
     pub fn open(path: &Path) -> Result<Self> {
-        let scheduler: Self = required(path)?;
+        let scheduler: Self = required_json(path)?;
         let known = "FlowMatchEulerDiscreteScheduler";
         if let Some(class) = scheduler.class.as_deref().filter(|class| *class != known) {
-            return Err(Error::file(path, format!("`{class}` is not the scheduler of FLUX.1, `{known}`")));
+            return Err(Error::file(path, format!("`{class}` is not the one scheduler that is done here, `{known}`")));
         }
         let asked = [
             ("num_train_timesteps", scheduler.num_train_timesteps != thousand()),
@@ -74,7 +73,7 @@ impl Scheduler {
             ("shift_terminal", scheduler.shift_terminal.is_some_and(|sigma| sigma != 0.0)),
         ];
         match asked.iter().find(|(_, asked)| *asked) {
-            Some((key, _)) => Err(Error::file(path, format!("`{key}` asks for what FLUX.1 was not made with"))),
+            Some((key, _)) => Err(Error::file(path, format!("`{key}` asks for what is not done here"))),
             None => Ok(scheduler),
         }
     }

@@ -1,0 +1,361 @@
+//! From a prompt to pictures with a transformer that its config describes.
+
+use super::{
+    Composed, ComposedTransformer, Inputs, Kind,
+    feed::{ENCODED, Encoder, Feed, MASK, TOKENS, Texts},
+};
+use crate::{
+    Arguments, Error, Generator, OpenOptions, Outputs, Result,
+    autoencoder_kl::AutoencoderKl,
+    component::Component,
+    image::{
+        Capabilities, Conditioning, Diffusion, Evaluation, ImageRequest, Plan, Planned, Prompts, Reading, Scheduler,
+        TextTokens, Tokens, Velocity, Watch, case::Call, patches,
+    },
+    registry::Pipeline,
+    text::required_json,
+};
+use framework::{
+    Array, Dtype, Result as Outcome, math, memory,
+    sample::{Condition, Method, Schedule},
+};
+use mlx_rs::ops;
+use serde::Deserialize;
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+/// From noise to pictures.
+pub const TEXT_TO_IMAGE: Pipeline = Pipeline { names: &["ComposedPipeline"], main: transformer_of, open, run };
+
+fn transformer_of(snapshot: &Path) -> PathBuf {
+    snapshot.join("transformer")
+}
+
+fn open(snapshot: &Path, options: OpenOptions, keep: bool) -> Result<Box<dyn Generator>> {
+    Ok(Box::new(ComposedPipeline::open(snapshot, options, keep)?))
+}
+
+fn run(components: &Path, options: OpenOptions, arguments: &mut Arguments) -> Result<Outputs> {
+    let mut call = Call::take(arguments)?;
+    let pipeline = ComposedPipeline::open(components, options, false)?;
+    // What a guided request without a negative prompt is led away from.
+    let guided = call.request(pipeline.offers(), None).is_guided();
+    call.negative = call.negative.or(Some(vec![String::new()])).filter(|_| guided);
+    let read = |texts: &[String], length| Ok([pipeline.tokenizer.read(texts, length)?]);
+    call.run(&pipeline, None, &read, arguments)
+}
+
+/// A flow-matching transformer described by its config with an autoencoder and, unless the transformer reads tokens
+/// itself, a text encoder described in the same way; a [`Generator`].
+///
+/// `docs/composed.md` says what stands in the folder. A component is in memory while its part runs; kept, it stays for the
+/// next request.
+pub struct ComposedPipeline {
+    capabilities: Capabilities,
+    transformer: Component<Composed>,
+    text_encoder: Option<TextEncoder>,
+    vae: Component<AutoencoderKl>,
+    tokenizer: Prompts,
+    scheduler: Scheduler,
+    feed: Feed,
+    /// Features of the text encoder's states.
+    encoded: Option<i32>,
+    /// Features of a patch.
+    features: i32,
+    dtype: Dtype,
+    keep: bool,
+}
+
+/// What of `model_index.json` is read here.
+#[derive(Deserialize)]
+struct Index {
+    recommended: Recommended,
+}
+
+/// What its makers recommend.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recommended {
+    /// Width and height in pixels.
+    size: [i32; 2],
+    steps: usize,
+    /// The scale of classifier-free guidance; 1 is off.
+    guidance: f64,
+    text_tokens: usize,
+}
+
+/// The text encoder and what of it the rest has to know.
+struct TextEncoder {
+    component: Component<Composed>,
+    /// Whether it is told of padding.
+    masked: bool,
+    described: Encoder,
+    /// The most tokens that it has places for.
+    longest: Option<u32>,
+}
+
+impl TextEncoder {
+    fn open(path: PathBuf, options: OpenOptions, keep: bool) -> Result<Self> {
+        let (component, model) = Component::<Composed>::new(path.clone(), "text_encoder", options, keep)?;
+        let (mut masked, mut vocabulary) = (false, None);
+        for (name, kind) in model.kinds() {
+            match (name, kind) {
+                (TOKENS, Kind::Tokens(rows)) => vocabulary = Some(rows),
+                (MASK, Kind::Mask) => masked = true,
+                _ => {
+                    let problem = format!("is read as {kind}, and a text encoder has `{TOKENS}` and `{MASK}` alone");
+                    return Err(Error::argument(name, problem).about(&path));
+                }
+            }
+        }
+        let none = || Error::argument(TOKENS, "is not read, and it is the text").about(&path);
+        let vocabulary = vocabulary.ok_or_else(none)?;
+        let one = blank(&[1, 1])?;
+        let states = states(&model, masked, &one, 0..1).map_err(|error| Error::from(error).about(&path))?;
+        let described = Encoder { vocabulary, features: math::last(&states)? };
+        Ok(Self { component, masked, described, longest: model.longest(TOKENS) })
+    }
+}
+
+/// Some rows of tokens `[N, T]` → states `[B, T, D]`; a text encoder that is `masked` is told of padding.
+fn states(model: &ComposedTransformer, masked: bool, tokens: &Tokens, rows: Range<i32>) -> Outcome<Array> {
+    let some = |x: &Array| math::slice(x, 0, rows.start, rows.end);
+    let mut inputs = Inputs::from([(TOKENS.to_owned(), some(&tokens.ids)?)]);
+    if masked {
+        inputs.insert(MASK.to_owned(), some(&tokens.mask)?);
+    }
+    model.forward(&inputs)
+}
+
+/// Texts that nobody wrote, `[B, T]`.
+fn blank(shape: &[i32]) -> Outcome<Tokens> {
+    Ok(Tokens { ids: Array::zeros::<i32>(shape)?, mask: Array::ones::<bool>(shape)? })
+}
+
+impl ComposedPipeline {
+    /// Opens a snapshot: the folder that holds `model_index.json`, `transformer` and so on. Reads no weights.
+    ///
+    /// # Errors
+    /// When a component is missing, or does not fit.
+    pub fn open(path: &Path, options: OpenOptions, keep: bool) -> Result<Self> {
+        let index = path.join("model_index.json");
+        let Index { recommended } = required_json(&index)?;
+        let (vae, autoencoder) = Component::<AutoencoderKl>::new(path.join("vae"), "vae", options, keep)?;
+        let encoder = Some(path.join("text_encoder")).filter(|folder| folder.exists());
+        let encoder = encoder.map(|folder| TextEncoder::open(folder, options, keep)).transpose()?;
+        let (transformer, built) = Component::<Composed>::new(transformer_of(path), "transformer", options, keep)?;
+        let misfit = |error: framework::Error| Error::from(error).about(&transformer_of(path));
+        let described = encoder.as_ref().map(|encoder| encoder.described);
+        let feed = Feed::new(&built, autoencoder.channels(), described).map_err(misfit)?;
+        if encoder.is_some() && !feed.is_encoded() {
+            let problem = format!("the transformer reads no `{ENCODED}`; delete this folder, or name that input");
+            return Err(Error::file(path.join("text_encoder"), problem));
+        }
+        let tokenizer = Prompts::open(path.join("tokenizer"), feed.vocabulary)?;
+        let own = encoder.as_ref().and_then(|encoder| encoder.longest);
+        let places = [own, built.longest(TOKENS), built.longest(ENCODED)];
+        let longest = places.into_iter().flatten().map(|longest| longest as usize).chain(tokenizer.longest()?).min();
+        let capabilities = Capabilities {
+            size: recommended.size,
+            multiple: autoencoder.factor().saturating_mul(feed.patch),
+            steps: recommended.steps,
+            guidance: None,
+            true_guidance: Some(recommended.guidance),
+            text_tokens: TextTokens {
+                recommended: recommended.text_tokens,
+                most: longest.unwrap_or(recommended.text_tokens),
+            },
+            samplers: Method::NAMES.iter().map(ToString::to_string).collect(),
+            conditioning: vec![Conditioning::InitImage],
+            adapters: Vec::new(),
+            quantisations: Vec::new(),
+        };
+        let request = ImageRequest { prompts: vec![String::new()], ..capabilities.request() };
+        capabilities.validate(&request).map_err(|error| error.about(&index))?;
+        let area = feed.patch.saturating_mul(feed.patch);
+        let pipeline = Self {
+            capabilities,
+            transformer,
+            text_encoder: encoder,
+            vae,
+            tokenizer,
+            scheduler: Scheduler::open(&path.join("scheduler/scheduler_config.json"))?,
+            features: autoencoder.channels().saturating_mul(area),
+            feed,
+            encoded: described.map(|encoder| encoder.features),
+            dtype: options.dtype,
+            keep,
+        };
+        pipeline.check(&built, &request).map_err(misfit)?;
+        Ok(pipeline)
+    }
+
+    /// Refuses a transformer whose output is no velocity of its patches. Computes nothing.
+    fn check(&self, model: &ComposedTransformer, request: &ImageRequest) -> Outcome<()> {
+        let texts = self.no_texts(request)?;
+        let shape = self.noise(request, 1);
+        let x = ops::zeros_dtype(&shape, Dtype::Float32)?;
+        let evaluation = Evaluation { x: &x, sigma: 1.0, condition: Condition::Towards, rows: 0..1 };
+        let velocity = Scene::new(model, self, request, &texts)?.velocity(&evaluation)?;
+        if velocity.shape() != shape {
+            let problem = format!("shape {:?} where the velocity of {shape:?} is needed", velocity.shape());
+            return Err(framework::Error::argument(model.output(), problem));
+        }
+        Ok(())
+    }
+
+    /// Texts of zeros, as many as a request has.
+    fn no_texts(&self, request: &ImageRequest) -> Outcome<Encoded> {
+        let read = Reading::of(request);
+        let shape = [read.count(), request.text_tokens as i32];
+        let states = |features| ops::zeros_dtype(&[shape[0], shape[1], features], self.dtype);
+        Ok(Encoded { tokens: blank(&shape)?, hidden: self.encoded.map(states).transpose()?, read })
+    }
+
+    /// Rows and columns of patches.
+    fn grid(&self, request: &ImageRequest) -> [i32; 2] {
+        [request.height, request.width].map(|pixels| pixels / self.capabilities.multiple.max(1))
+    }
+}
+
+/// Texts as the transformer reads them, each once.
+pub struct Encoded {
+    /// `[N, T]`.
+    tokens: Tokens,
+    /// `[N, T, D]`, of the text encoder if there is one.
+    hidden: Option<Array>,
+    read: Reading,
+}
+
+impl Diffusion for ComposedPipeline {
+    type Texts = Encoded;
+
+    fn offers(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn keeps(&self) -> bool {
+        self.keep
+    }
+
+    fn autoencoder(&self) -> &Component<AutoencoderKl> {
+        &self.vae
+    }
+
+    fn noise(&self, request: &ImageRequest, pictures: i32) -> Vec<i32> {
+        let [rows, columns] = self.grid(request);
+        vec![pictures, rows * columns, self.features]
+    }
+
+    fn schedule(&self, request: &ImageRequest) -> Result<Schedule<f64>> {
+        let [rows, columns] = self.grid(request);
+        self.scheduler.schedule((rows * columns) as usize, request.steps)
+    }
+
+    fn text_parts(&self, request: &ImageRequest) -> Result<Vec<Planned>> {
+        let Some(encoder) = &self.text_encoder else { return Ok(Vec::new()) };
+        let texts = Reading::of(request).count().min(request.at_once());
+        let tokens = blank(&[texts, request.text_tokens as i32])?;
+        let working =
+            |model: &ComposedTransformer| memory::working(model, || states(model, encoder.masked, &tokens, 0..texts));
+        Ok(vec![encoder.component.plan("encode", working)?])
+    }
+
+    fn denoiser_part(&self, request: &ImageRequest) -> Result<Planned> {
+        let pictures = request.at_once();
+        let x = ops::zeros_dtype(&self.noise(request, pictures), Dtype::Float32)?;
+        let texts = self.no_texts(request)?;
+        self.transformer.plan("denoise", |model| {
+            let scene = Scene::new(model, self, request, &texts)?;
+            let evaluation = Evaluation { x: &x, sigma: 1.0, condition: Condition::Towards, rows: 0..pictures };
+            memory::working(model, || scene.velocity(&evaluation))
+        })
+    }
+
+    fn encode(
+        &self,
+        request: &ImageRequest,
+        plan: &Plan,
+        watch: &Watch<'_>,
+        encoded: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Encoded> {
+        let read = Reading::of(request);
+        let tokens = self.tokenizer.read(&read.texts, request.text_tokens)?;
+        let hidden = self.text_encoder.as_ref().map(|encoder| {
+            encoder.component.with(plan, watch, |model| {
+                let encode = |rows| states(model, encoder.masked, &tokens, rows);
+                read.encode(request.at_once(), self.dtype, &encode, encoded)
+            })
+        });
+        Ok(Encoded { hidden: hidden.transpose()?, tokens, read })
+    }
+
+    fn encodings(&self, request: &ImageRequest) -> u64 {
+        self.text_encoder.as_ref().map_or(0, |_| Reading::of(request).parts(request.at_once()).len() as u64)
+    }
+
+    fn kept(&self) -> u64 {
+        let encoder = self.text_encoder.as_ref().map_or(0, |encoder| encoder.component.kept());
+        self.transformer.kept() + encoder + self.vae.kept()
+    }
+
+    fn denoise(
+        &self,
+        request: &ImageRequest,
+        texts: &Encoded,
+        plan: &Plan,
+        watch: &Watch<'_>,
+        paint: &mut dyn FnMut(&Velocity<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.transformer.with(plan, watch, |transformer| {
+            let scene = Scene::new(transformer, self, request, texts)?;
+            paint(&|evaluation| scene.velocity(evaluation))
+        })
+    }
+
+    fn unpacked(&self, latents: &Array, request: &ImageRequest) -> Outcome<Array> {
+        patches::unpacked(latents, self.grid(request), self.feed.patch)
+    }
+
+    fn packed(&self, latents: &Array) -> Outcome<Array> {
+        patches::packed(latents, self.feed.patch)
+    }
+}
+
+/// What stays the same from step to step.
+struct Scene<'a> {
+    transformer: &'a ComposedTransformer,
+    pipeline: &'a ComposedPipeline,
+    texts: &'a Encoded,
+    places: Inputs,
+}
+
+impl<'a> Scene<'a> {
+    fn new(
+        transformer: &'a ComposedTransformer,
+        pipeline: &'a ComposedPipeline,
+        request: &ImageRequest,
+        texts: &'a Encoded,
+    ) -> Outcome<Self> {
+        let places = pipeline.feed.places(pipeline.grid(request), request.text_tokens)?;
+        Ok(Self { transformer, pipeline, texts, places })
+    }
+
+    fn velocity(&self, evaluation: &Evaluation<'_>) -> Outcome<Array> {
+        let Encoded { tokens: Tokens { ids, mask }, hidden, read } = self.texts;
+        let places = read.places(evaluation)?;
+        let of = |x: &Array| x.take_axis(&places, 0);
+        let texts = Texts { ids: of(ids)?, mask: of(mask)?, hidden: hidden.as_ref().map(of).transpose()? };
+        let rows = evaluation.rows.len();
+        let sigma = math::array(&vec![evaluation.sigma as f32; rows], &[rows as i32])?;
+        let x = evaluation.x.as_dtype(self.pipeline.dtype)?;
+        let inputs = self.pipeline.feed.inputs(x, sigma, texts, &self.places);
+        Ok(self.transformer.forward(&inputs)?.as_dtype(Dtype::Float32)?)
+    }
+}

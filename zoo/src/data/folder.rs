@@ -3,11 +3,10 @@
 use super::metadata::{self, Entry, Skipped};
 use crate::{
     Error, Result,
-    hex::hex,
+    checksum::Checksum,
     picture::{LONGEST_SIDE, Picture},
 };
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
-use sha2::{Digest, Sha256};
 use std::{fs, io, path::Path};
 
 /// The file that says what the pictures show.
@@ -129,15 +128,15 @@ fn read(folder: &Path) -> Result<Vec<u8>> {
 
 /// A folder that is being read.
 struct Reading {
-    hash: Sha256,
+    sum: Checksum,
     folder: ImageFolder,
 }
 
 impl Reading {
     fn new(side: u32, skipped: Vec<Skipped>) -> Self {
-        let hash = Sha256::new().chain_update(side.to_le_bytes());
+        let sum = Checksum::default().of(&side.to_le_bytes());
         let (pixels, names, captions, digest) = Default::default();
-        Self { hash, folder: ImageFolder { side, pixels, names, captions, skipped, digest } }
+        Self { sum, folder: ImageFolder { side, pixels, names, captions, skipped, digest } }
     }
 
     fn take(&mut self, entry: &Entry, picture: Result<Picture>) -> Result<()> {
@@ -151,12 +150,9 @@ impl Reading {
                     Error::argument("side", format!("{problem}; choose a smaller one, or fewer pictures"))
                 };
                 folder.pixels.try_reserve(picture.pixels.len()).map_err(full)?;
-                self.hash.update((captions.len() as u64).to_le_bytes());
-                for text in std::iter::once(file).chain(captions) {
-                    self.hash.update((text.len() as u64).to_le_bytes());
-                    self.hash.update(text);
-                }
-                self.hash.update(&picture.pixels);
+                self.sum.add(&captions.len().to_le_bytes());
+                std::iter::once(file).chain(captions).for_each(|text| self.sum.add(text.as_bytes()));
+                self.sum.add(&picture.pixels);
                 folder.pixels.extend_from_slice(&picture.pixels);
                 folder.names.push(file.clone());
                 folder.captions.push(captions.clone());
@@ -174,7 +170,7 @@ impl Reading {
 
     fn end(self) -> ImageFolder {
         let mut folder = self.folder;
-        folder.digest = hex(&self.hash.finalize());
+        folder.digest = self.sum.end();
         folder.skipped.sort_by_key(|skipped| skipped.line);
         folder
     }

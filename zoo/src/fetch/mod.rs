@@ -5,8 +5,8 @@ mod python;
 use crate::{
     Error, Result,
     cache::{Cache, has_size_of, unusable},
+    checksum::hex,
     error::go_on,
-    hex::hex,
     published::{Pip, Published, Source, find},
 };
 use python::Python;

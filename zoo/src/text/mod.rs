@@ -26,3 +26,4 @@ pub use stop::Stop;
 pub use stream::Stream;
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;
+pub(crate) use tokenizer::guard;

@@ -152,7 +152,7 @@ impl fmt::Debug for Tokenizer {
 
 /// Calls into the `tokenizers` crate, which trusts the file it was built from: some malformed ones make it panic, and
 /// that is an error like any other.
-pub(super) fn guard<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+pub(crate) fn guard<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|error| Error::tokenizer(error.to_string())),
         Err(_) => Err(Error::tokenizer("the tokenizer's description contradicts itself")),

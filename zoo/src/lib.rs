@@ -49,6 +49,7 @@ mod sizes;
 mod t5;
 pub mod task;
 pub mod text;
+pub mod train;
 
 pub use arguments::{Arguments, Outputs, State};
 pub use clip::{ClipEncoded, ClipText};

@@ -4,7 +4,7 @@
 //! [`parameters`] reads them back.
 
 use crate::{Error, Result};
-use framework::Draft;
+use framework::{Array, Draft, math};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage, imageops};
 use serde_json::Value;
 use std::{
@@ -58,6 +58,17 @@ impl Picture {
             ));
         }
         Ok(Self { width, height, pixels })
+    }
+
+    /// The pictures of `[B, H, W, 3]` bytes.
+    ///
+    /// # Errors
+    /// When the array has another number of axes, or other numbers than bytes.
+    pub fn all(pixels: &Array) -> Result<Vec<Self>> {
+        let [_, height, width, _] = math::shape(pixels)?;
+        let all = math::read::<u8>(pixels)?;
+        let size = (width as usize).saturating_mul(height as usize).saturating_mul(CHANNELS).max(1);
+        all.chunks(size).map(|pixels| Self::new(width as u32, height as u32, pixels.to_vec())).collect()
     }
 
     /// Reads a PNG, a JPEG or a WebP of any colour type; its content decides which, not its name.
@@ -230,6 +241,14 @@ pub fn parameters(path: &Path) -> Result<Value> {
             _ => skip(&mut file, i64::from(length)).map_err(|error| unread(path, &error))?,
         }
     }
+}
+
+/// A [`sheet`] with about as many columns as rows.
+///
+/// # Errors
+/// As [`sheet`].
+pub fn square_sheet(pictures: &[Picture]) -> Result<Picture> {
+    sheet(pictures, (pictures.len() as f64).sqrt().ceil() as usize)
 }
 
 /// Lays pictures of one size out in rows of `columns`, with 8 white pixels between them; what is left of the last row

@@ -10,7 +10,7 @@ use crate::{
     picture::{self, Picture},
 };
 use clap::Args;
-use framework::{Array, math};
+use framework::Array;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -81,7 +81,7 @@ impl GenerateArguments {
                 show.paced(stage.name(), unit, done, total, remaining)
             }
             (ImageEvent::Preview { pixels, .. }, Some(path)) => {
-                sheet(&pictures(pixels)?)?.write(path, &Value::Null)?;
+                picture::square_sheet(&Picture::all(pixels)?)?.write(path, &Value::Null)?;
                 show.event("preview", json!({"path": path}))
             }
             _ => Ok(()),
@@ -92,7 +92,7 @@ impl GenerateArguments {
         let made = [asked.request.width, asked.request.height];
         let size = asked.remembered.size.unwrap_or(made.map(i32::unsigned_abs));
         let [width, height] = size;
-        let pictures: Vec<Picture> = pictures(pixels)?.iter().map(|picture| picture.resized(width, height)).collect();
+        let pictures: Vec<Picture> = Picture::all(pixels)?.iter().map(|picture| picture.resized(width, height)).collect();
         let resized = match size == made.map(i32::unsigned_abs) {
             true => String::new(),
             false => format!(", made at {}x{} and resized to {width}x{height}", made[0], made[1]),
@@ -110,25 +110,12 @@ impl GenerateArguments {
             show.text(&format!("{}{resized}\n", path.display()))?;
         }
         if pictures.len() > 1 {
-            sheet(&pictures)?.write(&self.out, &remember(0)?)?;
+            picture::square_sheet(&pictures)?.write(&self.out, &remember(0)?)?;
             show.event("sheet", json!({"path": self.out}))?;
             show.text(&format!("{}\n", self.out.display()))?;
         }
         Ok(())
     }
-}
-
-/// `[B, H, W, 3]`, bytes, as pictures.
-fn pictures(pixels: &Array) -> Result<Vec<Picture>> {
-    let [_, height, width, _] = math::shape(pixels)?;
-    let all = math::read::<u8>(pixels)?;
-    let size = (width as usize).saturating_mul(height as usize).saturating_mul(3).max(1);
-    all.chunks(size).map(|pixels| Picture::new(width as u32, height as u32, pixels.to_vec())).collect()
-}
-
-/// About as many columns as rows.
-fn sheet(pictures: &[Picture]) -> Result<Picture> {
-    picture::sheet(pictures, (pictures.len() as f64).sqrt().ceil() as usize)
 }
 
 /// `picture.png` as `picture-2.png`.

@@ -13,6 +13,7 @@ mod show;
 mod sigmas;
 mod table;
 mod trace;
+mod train;
 
 use crate::{Error, Open, Result, Weights, published};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -99,6 +100,8 @@ enum Command {
     /// Show how much memory making pictures takes, component by component; reads no weights.
     #[command(args_override_self = true)]
     Plan(image::RequestArguments),
+    /// Train a model from a recipe, or go on training it.
+    Train(train::TrainArguments),
     /// Show the device, MLX's version and backend, memory, the BLAS in use, and measured speed.
     Doctor,
 }
@@ -245,6 +248,7 @@ pub fn main() -> ExitCode {
         Command::Sigmas(arguments) => sigmas::run(arguments, &show),
         Command::Generate(arguments) => generate::run(arguments, &show),
         Command::Plan(arguments) => plan::run(arguments, &show),
+        Command::Train(arguments) => train::run(arguments, &show),
         Command::Doctor => doctor::run(&show),
     };
     match outcome {

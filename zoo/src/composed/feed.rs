@@ -1,6 +1,6 @@
 //! What a text-to-image pipeline gives its transformer, by the names that a config knows it by.
 
-use super::{ComposedTransformer, Inputs, Kind};
+use super::{ComposedTransformer, Encoder, Inputs, Kind};
 use crate::image::patches;
 use framework::{Array, Axes, Error, Result, math};
 use std::collections::BTreeSet;
@@ -30,15 +30,6 @@ pub(crate) struct Texts {
     pub hidden: Option<Array>,
 }
 
-/// What a text encoder reads and makes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Encoder {
-    /// How many tokens it knows.
-    pub vocabulary: u32,
-    /// Features of its states.
-    pub features: i32,
-}
-
 /// From latents and texts to the inputs of one transformer.
 pub(crate) struct Feed {
     names: BTreeSet<String>,
@@ -62,7 +53,7 @@ impl Feed {
             match (name, kind) {
                 (IMAGE, Kind::Features(width)) => once(&mut patch, name, side(width, channels)?)?,
                 (ENCODED, Kind::Features(width)) => match encoder {
-                    Some(Encoder { vocabulary, features }) if features == width => vocabularies.push(vocabulary),
+                    Some(Encoder { vocabulary, features, .. }) if features == width => vocabularies.push(vocabulary),
                     Some(Encoder { features, .. }) => {
                         let problem = format!("has {width} features, and the text encoder makes {features}");
                         return Err(Error::argument(name, problem));

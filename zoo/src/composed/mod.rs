@@ -6,6 +6,7 @@
 mod blocks;
 mod build;
 mod config;
+mod encoder;
 mod family;
 mod feed;
 mod model;
@@ -15,7 +16,9 @@ mod stage;
 mod stages;
 
 pub use config::ComposedConfig;
+pub(crate) use encoder::Encoder;
 pub use family::{Composed, header};
+pub(crate) use feed::{Feed, Texts};
 pub use model::{ComposedTransformer, Condition, Inputs, Kind, LastNorm, Part, PartEmbedding, Projection, StreamInput};
 pub use pipeline::{ComposedPipeline, TEXT_TO_IMAGE};
 pub use stage::{AnyBlock, Stage};

@@ -1,8 +1,8 @@
 //! From a prompt to pictures with a transformer that its config describes.
 
 use super::{
-    Composed, ComposedTransformer, Inputs, Kind,
-    feed::{ENCODED, Encoder, Feed, MASK, TOKENS, Texts},
+    Composed, ComposedTransformer, Encoder, Inputs,
+    feed::{ENCODED, Feed, TOKENS, Texts},
 };
 use crate::{
     Arguments, Error, Generator, OpenOptions, Outputs, Result,
@@ -89,44 +89,21 @@ struct Recommended {
 /// The text encoder and what of it the rest has to know.
 struct TextEncoder {
     component: Component<Composed>,
-    /// Whether it is told of padding.
-    masked: bool,
     described: Encoder,
-    /// The most tokens that it has places for.
-    longest: Option<u32>,
 }
 
 impl TextEncoder {
     fn open(path: PathBuf, options: OpenOptions, keep: bool) -> Result<Self> {
         let (component, model) = Component::<Composed>::new(path.clone(), "text_encoder", options, keep)?;
-        let (mut masked, mut vocabulary) = (false, None);
-        for (name, kind) in model.kinds() {
-            match (name, kind) {
-                (TOKENS, Kind::Tokens(rows)) => vocabulary = Some(rows),
-                (MASK, Kind::Mask) => masked = true,
-                _ => {
-                    let problem = format!("is read as {kind}, and a text encoder has `{TOKENS}` and `{MASK}` alone");
-                    return Err(Error::argument(name, problem).about(&path));
-                }
-            }
-        }
-        let none = || Error::argument(TOKENS, "is not read, and it is the text").about(&path);
-        let vocabulary = vocabulary.ok_or_else(none)?;
-        let one = blank(&[1, 1])?;
-        let states = states(&model, masked, &one, 0..1).map_err(|error| Error::from(error).about(&path))?;
-        let described = Encoder { vocabulary, features: math::last(&states)? };
-        Ok(Self { component, masked, described, longest: model.longest(TOKENS) })
+        let described = Encoder::of(&model).map_err(|error| Error::from(error).about(&path))?;
+        Ok(Self { component, described })
     }
-}
 
-/// Some rows of tokens `[N, T]` → states `[B, T, D]`; a text encoder that is `masked` is told of padding.
-fn states(model: &ComposedTransformer, masked: bool, tokens: &Tokens, rows: Range<i32>) -> Outcome<Array> {
-    let some = |x: &Array| math::slice(x, 0, rows.start, rows.end);
-    let mut inputs = Inputs::from([(TOKENS.to_owned(), some(&tokens.ids)?)]);
-    if masked {
-        inputs.insert(MASK.to_owned(), some(&tokens.mask)?);
+    /// Some rows of tokens `[N, T]` → states `[B, T, D]`.
+    fn states(&self, model: &ComposedTransformer, tokens: &Tokens, rows: Range<i32>) -> Outcome<Array> {
+        let some = |x: &Array| math::slice(x, 0, rows.start, rows.end);
+        self.described.states(model, &some(&tokens.ids)?, &some(&tokens.mask)?)
     }
-    model.forward(&inputs)
 }
 
 /// Texts that nobody wrote, `[B, T]`.
@@ -154,7 +131,7 @@ impl ComposedPipeline {
             return Err(Error::file(path.join("text_encoder"), problem));
         }
         let tokenizer = Prompts::open(path.join("tokenizer"), feed.vocabulary)?;
-        let own = encoder.as_ref().and_then(|encoder| encoder.longest);
+        let own = encoder.as_ref().and_then(|encoder| encoder.described.longest);
         let places = [own, built.longest(TOKENS), built.longest(ENCODED)];
         let longest = places.into_iter().flatten().map(|longest| longest as usize).chain(tokenizer.longest()?).min();
         let capabilities = Capabilities {
@@ -263,7 +240,7 @@ impl Diffusion for ComposedPipeline {
         let texts = Reading::of(request).count().min(request.at_once());
         let tokens = blank(&[texts, request.text_tokens as i32])?;
         let working =
-            |model: &ComposedTransformer| memory::working(model, || states(model, encoder.masked, &tokens, 0..texts));
+            |model: &ComposedTransformer| memory::working(model, || encoder.states(model, &tokens, 0..texts));
         Ok(vec![encoder.component.plan("encode", working)?])
     }
 
@@ -289,7 +266,7 @@ impl Diffusion for ComposedPipeline {
         let tokens = self.tokenizer.read(&read.texts, request.text_tokens)?;
         let hidden = self.text_encoder.as_ref().map(|encoder| {
             encoder.component.with(plan, watch, |model| {
-                let encode = |rows| states(model, encoder.masked, &tokens, rows);
+                let encode = |rows| encoder.states(model, &tokens, rows);
                 read.encode(request.at_once(), self.dtype, &encode, encoded)
             })
         });

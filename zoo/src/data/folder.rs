@@ -106,6 +106,19 @@ impl ImageFolder {
     }
 }
 
+/// All captions of a folder, and the lines that name no picture with a caption; the pictures are not read.
+///
+/// # Errors
+/// When there is no folder, no `metadata.jsonl` in it, or no usable line in that.
+pub fn texts(folder: &Path) -> Result<(Vec<String>, Vec<Skipped>)> {
+    let (entries, skipped) = metadata::entries(&read(folder)?);
+    let texts: Vec<String> = entries.into_iter().flat_map(|entry| entry.captions).collect();
+    if texts.is_empty() {
+        return Err(Error::file(folder.join(METADATA), "has no caption; write one a picture into it"));
+    }
+    Ok((texts, skipped))
+}
+
 /// The lines of a folder.
 fn read(folder: &Path) -> Result<Vec<u8>> {
     if !folder.is_dir() {

@@ -14,5 +14,5 @@ mod metadata;
 pub use array_cache::{ArrayCache, Key, Origin, weights_digest};
 pub use batches::{Batches, Example};
 pub use captions::Captions;
-pub use folder::ImageFolder;
+pub use folder::{ImageFolder, texts};
 pub use metadata::Skipped;

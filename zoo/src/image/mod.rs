@@ -16,6 +16,7 @@ pub use capabilities::{Capabilities, Conditioning, TextTokens};
 pub use generator::{Diffusion, Evaluation, Generator, Velocity};
 pub use plan::{Plan, Planned};
 pub use preview::Projection;
+pub(crate) use preview::bytes;
 pub(crate) use prompts::Prompts;
 pub use prompts::Tokens;
 pub(crate) use reading::Reading;

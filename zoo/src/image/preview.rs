@@ -56,7 +56,7 @@ fn with_one(x: &Array) -> Result<Array> {
 }
 
 /// Colours in −1..1 as bytes.
-pub(super) fn bytes(image: &Array) -> Result<Array> {
+pub(crate) fn bytes(image: &Array) -> Result<Array> {
     let unit = math::offset(&math::scaled(image, 0.5)?, 0.5)?;
     let bytes = math::scaled(&ops::clip(&unit, (0.0, 1.0))?, 255.0)?.round(None)?.as_dtype(Dtype::Uint8)?;
     bytes.eval()?;

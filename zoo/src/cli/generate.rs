@@ -92,7 +92,8 @@ impl GenerateArguments {
         let made = [asked.request.width, asked.request.height];
         let size = asked.remembered.size.unwrap_or(made.map(i32::unsigned_abs));
         let [width, height] = size;
-        let pictures: Vec<Picture> = Picture::all(pixels)?.iter().map(|picture| picture.resized(width, height)).collect();
+        let pictures: Vec<Picture> =
+            Picture::all(pixels)?.iter().map(|picture| picture.resized(width, height)).collect();
         let resized = match size == made.map(i32::unsigned_abs) {
             true => String::new(),
             false => format!(", made at {}x{} and resized to {width}x{height}", made[0], made[1]),

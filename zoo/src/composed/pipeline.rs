@@ -239,8 +239,7 @@ impl Diffusion for ComposedPipeline {
         let Some(encoder) = &self.text_encoder else { return Ok(Vec::new()) };
         let texts = Reading::of(request).count().min(request.at_once());
         let tokens = blank(&[texts, request.text_tokens as i32])?;
-        let working =
-            |model: &ComposedTransformer| memory::working(model, || encoder.states(model, &tokens, 0..texts));
+        let working = |model: &ComposedTransformer| memory::working(model, || encoder.states(model, &tokens, 0..texts));
         Ok(vec![encoder.component.plan("encode", working)?])
     }
 

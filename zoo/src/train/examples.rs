@@ -1,6 +1,9 @@
 //! From bytes of pictures to arrays.
 
-use crate::{Result, data::{Example, ImageFolder}};
+use crate::{
+    Result,
+    data::{Example, ImageFolder},
+};
 use framework::{Array, Dtype, math};
 
 /// A picture as it is.

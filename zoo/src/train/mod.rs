@@ -19,12 +19,12 @@ mod tokenizer;
 
 pub use event::{Entry, Finished, Limits, TrainEvent, TrainObserver};
 pub use recipe::{
-    AutoencoderRecipe, Captioned, Checkpoints, Denoising, Initial, OptimiserSettings, Parts, Pictures, Precision, Recipe,
-    Recommended, Reconstruction, TextToImageRecipe, TokenizerRecipe, Training,
+    AutoencoderRecipe, Captioned, Checkpoints, Denoising, Initial, OptimiserSettings, Parts, Pictures, Precision,
+    Recipe, Recommended, Reconstruction, TextToImageRecipe, TokenizerRecipe, Training,
 };
 
-use crate::{Error, Result, data::ImageFolder};
-use std::{fs, path::Path, time::Instant};
+use crate::{Result, data::ImageFolder};
+use std::{path::Path, time::Instant};
 
 /// Trains what a recipe describes, from the checkpoint of its folder or from nothing.
 ///
@@ -39,12 +39,12 @@ pub fn train(recipe: &Recipe, limits: Limits, observer: &mut TrainObserver<'_>) 
         Recipe::Autoencoder(recipe) => {
             let pictures = pictures(&recipe.data.folder, recipe.data.side, observer)?;
             let lesson = autoencoder::Autoencoder::new(recipe, pictures)?;
-            made(out)?;
+            snapshot::made(out)?;
             run::run(&lesson, &recipe.training, &recipe.checkpoints, (out, recipe.seed), &clock, observer)
         }
         Recipe::TextToImage(recipe) => {
             let pictures = pictures(&recipe.data.folder, recipe.data.side, observer)?;
-            made(out)?;
+            snapshot::made(out)?;
             let lesson = text_to_image::TextToImage::new(recipe, &pictures, observer)?;
             run::run(&lesson, &recipe.training, &recipe.checkpoints, (out, recipe.seed), &clock, observer)
         }
@@ -58,8 +58,4 @@ fn pictures(folder: &Path, side: u32, observer: &mut TrainObserver<'_>) -> Resul
         run::tell(observer, &TrainEvent::Skipped(skipped))?;
     }
     Ok(pictures)
-}
-
-fn made(out: &Path) -> Result<()> {
-    fs::create_dir_all(out).map_err(|error| Error::file(out, error.to_string()))
 }

@@ -449,9 +449,7 @@ impl Recipe {
     fn check(&self) -> Result<()> {
         match self {
             // Every byte is a token, and texts are padded and ended by one of their own.
-            Self::Tokenizer(recipe) => {
-                within("vocabulary", recipe.vocabulary as f64, 258.0, 1e6)
-            }
+            Self::Tokenizer(recipe) => within("vocabulary", recipe.vocabulary as f64, 258.0, 1e6),
             Self::Autoencoder(recipe) => {
                 let Reconstruction { l1, gradient, kl } = recipe.loss;
                 for (name, weight) in [("loss.l1", l1), ("loss.gradient", gradient), ("loss.kl", kl)] {

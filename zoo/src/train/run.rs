@@ -5,6 +5,7 @@ use super::{
     lesson::Lesson,
     log::Log,
     recipe::{Checkpoints, Precision, Training},
+    snapshot::made,
 };
 use crate::{Error, Result, picture::Picture};
 use framework::{
@@ -36,7 +37,8 @@ pub(super) fn run(
     let Training { rate, clip, average, compiled, .. } = *training;
     let settings = Settings { rate, clip, average, compiled };
     let trainable = Trainable::new(module, chosen)?;
-    let mut step = Step::new(trainable, training.optimiser.build()?, settings, |_, batch, key| lesson.loss(batch, key))?;
+    let mut step =
+        Step::new(trainable, training.optimiser.build()?, settings, |_, batch, key| lesson.loss(batch, key))?;
 
     let begun = State::begin(&step, seed)?;
     let folder = out.join("checkpoint");
@@ -120,7 +122,8 @@ fn parts(names: &[&str], aux: &[Vec<Array>]) -> Result<Map<String, Value>> {
     for (place, name) in names.iter().enumerate() {
         let mut sum = 0.0;
         for batch in aux {
-            let value = batch.get(place).map(|value| math::read::<f32>(&value.as_dtype(Dtype::Float32)?)).transpose()?;
+            let value =
+                batch.get(place).map(|value| math::read::<f32>(&value.as_dtype(Dtype::Float32)?)).transpose()?;
             sum += f64::from(value.and_then(|value| value.first().copied()).unwrap_or(f32::NAN));
         }
         parts.insert((*name).to_owned(), Value::from(sum / aux.len().max(1) as f64));
@@ -149,7 +152,7 @@ impl Desk<'_> {
             }
         };
         let folder = self.out.join("checkpoint");
-        fs::create_dir_all(&folder).map_err(|error| Error::file(&folder, error.to_string()))?;
+        made(&folder)?;
         checkpoint::save(&folder, state)?;
         checkpoint::save_slim(&folder, state, self.checkpoints.part_megabytes.saturating_mul(1_000_000))?;
         wrote("checkpoint", &folder);
@@ -180,16 +183,15 @@ impl Desk<'_> {
 
     /// The snapshot of the module as it is now, and what it makes.
     fn export(&self) -> Result<(PathBuf, Picture)> {
-        let made = self.out.join("snapshot.new");
+        let new = self.out.join("snapshot.new");
         let place = self.out.join("snapshot");
-        let refused = |path: &Path, error: io::Error| Error::file(path, error.to_string());
-        gone(&made)?;
-        fs::create_dir_all(&made).map_err(|error| refused(&made, error))?;
-        self.lesson.export(&made)?;
+        gone(&new)?;
+        made(&new)?;
+        self.lesson.export(&new)?;
         gone(&place)?;
-        fs::rename(&made, &place).map_err(|error| refused(&place, error))?;
+        fs::rename(&new, &place).map_err(|error| Error::file(&place, error.to_string()))?;
         let samples = self.out.join("samples");
-        fs::create_dir_all(&samples).map_err(|error| refused(&samples, error))?;
+        made(&samples)?;
         let picture = self.lesson.samples(&place)?;
         Ok((place, picture))
     }

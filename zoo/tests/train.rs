@@ -13,51 +13,10 @@ use zoo::{
     train::{Finished, Limits, Recipe, TrainEvent, train},
 };
 
+const RECIPES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/train");
+
 /// A folder of 8 × 8 pictures of one colour, recipes for them, and what they were trained to.
 struct Place(TempDir);
-
-const VAE: &str = r#"
-kind = "autoencoder"
-out = "vae"
-seed = 3
-config = "vae.json"
-samples = 2
-data = { folder = "data", side = 8, flip = 0.5 }
-checkpoints = { every = 100 }
-
-[training]
-steps = 6
-batch = 4
-accumulate = 2
-clip = 1.0
-rate = { kind = "cosine", rate = 1e-2, warm_up = 2, steps = 6 }
-average = { decay = 0.5 }
-"#;
-
-const TRANSFORMER: &str = r#"
-kind = "text_to_image"
-out = "transformer"
-seed = 3
-samples = ["red", "blue"]
-data = { folder = "data", side = 8, drop = 0.2, flip = 0.5 }
-recommended = { steps = 2, guidance = 2.0 }
-checkpoints = { every = 100, part_megabytes = 1 }
-
-[model]
-transformer = "transformer.json"
-text_encoder = "text_encoder.json"
-tokenizer = "tokenizer"
-vae = "vae/snapshot"
-text_tokens = 5
-shift = 2.0
-
-[training]
-steps = 6
-batch = 4
-rate = { kind = "constant", rate = 1e-2 }
-optimiser = { kind = "adam", betas = [0.9, 0.99] }
-initial = [{ paths = "transformer.head.**", deviation = 0.0 }]
-"#;
 
 impl Place {
     fn new() -> Self {
@@ -73,16 +32,9 @@ impl Place {
         fs::write(data.join("broken.png"), "no picture").unwrap();
         lines += "{\"file_name\": \"broken.png\", \"text\": \"nothing\"}\n{\"file_name\": \"missing.png\", \"text\": \"?\"}\n";
         fs::write(data.join("metadata.jsonl"), lines).unwrap();
-        let written = |name: &str, text: &str| fs::write(place.path(name), text).unwrap();
-        written("vae.json", include_str!("train/vae.json"));
-        written("text_encoder.json", include_str!("train/text_encoder.json"));
-        written("transformer.json", include_str!("train/transformer.json"));
-        written(
-            "tokenizer.toml",
-            "kind = \"tokenizer\"\nout = \"tokenizer\"\nvocabulary = 270\ndata.folder = \"data\"",
-        );
-        written("vae.toml", VAE);
-        written("transformer.toml", TRANSFORMER);
+        for file in fs::read_dir(RECIPES).unwrap().map(|entry| entry.unwrap().path()) {
+            fs::copy(&file, place.path(file.file_name().unwrap().to_str().unwrap())).unwrap();
+        }
         place
     }
 
@@ -226,7 +178,8 @@ fn a_text_encoder_that_is_given_stays_as_it_is() {
     let given = place.path("given");
     fs::rename(place.path("transformer/snapshot/text_encoder"), &given).unwrap();
     fs::remove_dir_all(place.path("transformer")).unwrap();
-    fs::write(place.path("transformer.toml"), TRANSFORMER.replace("text_encoder.json", "given")).unwrap();
+    let recipe = fs::read_to_string(place.path("transformer.toml")).unwrap();
+    fs::write(place.path("transformer.toml"), recipe.replace("text_encoder.json", "given")).unwrap();
     place.train("transformer.toml", Limits::default()).unwrap();
     assert_eq!(bytes(&given), bytes(&place.path("transformer/snapshot/text_encoder")));
     assert!(place.path("transformer/cache/text.safetensors").exists());

@@ -6,6 +6,7 @@ use crate::{
     checksum::Checksum,
     text::{Tokenizer, padded},
 };
+use framework::{Array, math};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use std::ops::Range;
 
@@ -129,6 +130,23 @@ impl Captions {
             Some(choice) if !example.dropped => start + choice,
             _ => self.empty(),
         }
+    }
+
+    /// Some rows as a text encoder reads them: ids `[B, L]`, i32, and what of them is no padding, `[B, L]`, booleans.
+    ///
+    /// # Errors
+    /// When there is no such row.
+    pub fn tokens(&self, rows: &[u32]) -> Result<(Array, Array)> {
+        let (mut ids, mut mask) = (Vec::new(), Vec::new());
+        for &row in rows {
+            let begin = (row as usize).saturating_mul(self.length);
+            let found = self.ids.get(begin..begin.saturating_add(self.length)).zip(self.lengths.get(row as usize));
+            let (row, &seen) = found.ok_or_else(|| Error::argument("rows", format!("there is no caption {row}")))?;
+            ids.extend(row.iter().map(|&id| id as i32));
+            mask.extend((0..self.length).map(|place| place < seen as usize));
+        }
+        let shape = [rows.len() as i32, self.length as i32];
+        Ok((math::array(&ids, &shape)?, math::array(&mask, &shape)?))
     }
 
     /// How many captions were longer than L.

@@ -4,6 +4,7 @@ use super::{
     examples::{pixels, plain, seen},
     lesson::Lesson,
     recipe::{AutoencoderRecipe, Reconstruction},
+    snapshot,
 };
 use crate::{
     Error, Family, Result,
@@ -12,7 +13,6 @@ use crate::{
     image::bytes,
     picture::{self, Picture},
     registry::parse_config,
-    text::required_json,
 };
 use framework::{
     Array, Dtype, Init, Module, math,
@@ -47,7 +47,7 @@ impl Autoencoder {
     /// Builds the model of the recipe over its pictures.
     pub fn new(recipe: &AutoencoderRecipe, pictures: ImageFolder) -> Result<Self> {
         let about = |error: Error| error.about(&recipe.config);
-        let json: Value = required_json(&recipe.config)?;
+        let json = snapshot::config(&recipe.config)?;
         let (config, unread) = parse_config::<AutoencoderKlConfig>(&json).map_err(about)?;
         if let Some(key) = unread.iter().find(|key| !key.starts_with('_')) {
             let problem = format!("`{key}` is no key of an AutoencoderKL; what it asks for would be lost");
@@ -100,7 +100,7 @@ impl Autoencoder {
 
 /// The mean distance of the differences between neighbours along an axis.
 fn edges(error: &Array, axis: i32) -> framework::Result<Array> {
-    let length = error.dim(axis);
+    let length = error.shape().get(axis as usize).copied().unwrap_or_default();
     let (after, before) = (math::slice(error, axis, 1, length)?, math::slice(error, axis, 0, length - 1)?);
     Ok(after.subtract(before)?.abs()?.mean(None)?)
 }

@@ -38,7 +38,9 @@ pub(super) fn draw(entries: &[Entry], path: &Path) -> Result<()> {
             .map_err(|error| failed(&error))?;
         let mut mesh = chart.configure_mesh();
         mesh.x_desc("step").y_desc("loss").label_style(("sans-serif", 14)).axis_desc_style(("sans-serif", 16));
-        mesh.x_label_formatter(&|step| format!("{step:.0}")).y_label_formatter(&|loss| format!("{loss:.3}"));
+        mesh.x_label_formatter(&|step| format!("{step:.0}"))
+            .y_label_formatter(&|loss| format!("{loss:.3}"))
+            .y_labels(8);
         mesh.draw().map_err(|error| failed(&error))?;
         chart.draw_series(LineSeries::new(points.iter().copied(), &EVERY)).map_err(|error| failed(&error))?;
         chart.draw_series(LineSeries::new(smooth(&points), &SMOOTH)).map_err(|error| failed(&error))?;

@@ -39,12 +39,10 @@ pub fn train(recipe: &Recipe, limits: Limits, observer: &mut TrainObserver<'_>) 
         Recipe::Autoencoder(recipe) => {
             let pictures = pictures(&recipe.data.folder, recipe.data.side, observer)?;
             let lesson = autoencoder::Autoencoder::new(recipe, pictures)?;
-            snapshot::made(out)?;
             run::run(&lesson, &recipe.training, &recipe.checkpoints, (out, recipe.seed), &clock, observer)
         }
         Recipe::TextToImage(recipe) => {
             let pictures = pictures(&recipe.data.folder, recipe.data.side, observer)?;
-            snapshot::made(out)?;
             let lesson = text_to_image::TextToImage::new(recipe, &pictures, observer)?;
             run::run(&lesson, &recipe.training, &recipe.checkpoints, (out, recipe.seed), &clock, observer)
         }

@@ -36,7 +36,10 @@ pub(super) fn run(
     let chosen = |path: &str| only.as_ref().is_none_or(|only| only.iter().any(|pattern| pattern.matches(path)));
     let Training { rate, clip, average, compiled, .. } = *training;
     let settings = Settings { rate, clip, average, compiled };
-    let trainable = Trainable::new(module, chosen)?;
+    let trainable = Trainable::new(module, chosen).map_err(|error| match error {
+        framework::Error::Argument { name, problem } if name == "select" => Error::argument("training.only", problem),
+        other => other.into(),
+    })?;
     let mut step =
         Step::new(trainable, training.optimiser.build()?, settings, |_, batch, key| lesson.loss(batch, key))?;
 
@@ -53,6 +56,7 @@ pub(super) fn run(
         cast(module, training.precision.dtype(), |_| true)?;
     }
 
+    made(out)?;
     let mut desk = Desk { lesson, out, checkpoints, log: Log::open(out, state.step)?, saving: Duration::ZERO };
     let total = clock.limits.steps.map_or(training.steps, |steps| steps.min(training.steps));
     let mut longest = Duration::ZERO;

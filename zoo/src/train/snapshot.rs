@@ -1,6 +1,6 @@
 //! Folders of models that were trained here.
 
-use crate::{Error, Result};
+use crate::{Error, Result, text::read_json};
 use framework::{
     Module,
     weights::{self, WeightMap},
@@ -30,6 +30,12 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Reads the config of a model that is to be trained.
+pub(super) fn config(path: &Path) -> Result<Value> {
+    let found = read_json(path)?;
+    found.ok_or_else(|| Error::file(path, "no such file; the recipe names it, and its paths begin at the recipe"))
 }
 
 /// Writes JSON.

@@ -17,7 +17,7 @@ use crate::{
     image::{ImageRequest, patches},
     picture::{self, Picture},
     registry::{Checkpoint, Family, json_config, open_model},
-    text::{Tokenizer, required_json},
+    text::Tokenizer,
 };
 use framework::{
     Array, Dtype, Init, Module, Result as Outcome, math,
@@ -122,26 +122,12 @@ impl<'r> TextToImage<'r> {
         })
     }
 
-    /// The captions that examples show: ids and mask `[B, T]`.
-    fn tokens(&self, rows: &[u32]) -> Result<(Array, Array)> {
-        let (mut ids, mut mask) = (Vec::new(), Vec::new());
-        let length = self.captions.length();
-        for &row in rows {
-            let begin = row as usize * length;
-            ids.extend(self.captions.ids()[begin..begin + length].iter().map(|&id| id as i32));
-            let seen = self.captions.lengths()[row as usize] as usize;
-            mask.extend((0..length).map(|place| place < seen));
-        }
-        let shape = [rows.len() as i32, length as i32];
-        Ok((math::array(&ids, &shape)?, math::array(&mask, &shape)?))
-    }
-
     fn batch(&self, examples: &[Example]) -> Result<Named> {
         let place = |example: &Example| (example.picture + if example.flipped { self.count } else { 0 }) as i32;
         let places: Vec<i32> = examples.iter().map(place).collect();
         let places = math::array(&places, &[places.len() as i32])?;
         let rows: Vec<u32> = examples.iter().map(|example| self.captions.row(example)).collect();
-        let (ids, mask) = self.tokens(&rows)?;
+        let (ids, mask) = self.captions.tokens(&rows)?;
         let mut batch = Named::from([
             (LATENTS.to_owned(), self.latents.take_axis(&places, 0)?),
             (IDS.to_owned(), ids),
@@ -158,7 +144,7 @@ impl<'r> TextToImage<'r> {
 /// The composed model of a config, with parameters from `init`.
 fn built(config: &Path, init: &mut Init) -> Result<ComposedTransformer> {
     let none = Header::default();
-    let checkpoint = Checkpoint { config: Config::Json(required_json(config)?), header: &none, tensors: None };
+    let checkpoint = Checkpoint { config: Config::Json(snapshot::config(config)?), header: &none, tensors: None };
     let about = |error: Error| error.about(config);
     let parsed = json_config::<Composed>(&checkpoint).map_err(about)?;
     let parsed = parsed.ok_or_else(|| Error::file(config, "is no config of a composed model"))?;
@@ -192,7 +178,7 @@ impl Store<'_, '_> {
         ]);
         let dtype = framework::params(vae).values().next().map_or(Dtype::Float32, |param| param.dtype());
         self.kept("latents", &key, shown.len(), &mut |rows| {
-            let image = seen(&pixels(pictures, &shown[rows])?, dtype)?;
+            let image = seen(&pixels(pictures, shown.get(rows).unwrap_or_default())?, dtype)?;
             let z = Gaussian::new(&vae.encode(&image)?)?.mode().as_dtype(Dtype::Float32)?;
             Ok(patches::packed(&vae.latents.normalise(&z)?, patch)?)
         })
@@ -204,15 +190,10 @@ impl Store<'_, '_> {
             ("captions".into(), captions.digest().to_owned()),
             ("text_encoder".into(), weights_digest(model)?),
         ]);
-        let length = captions.length();
         self.kept("text", &key, captions.len() + 1, &mut |rows| {
-            let count = rows.len() as i32;
-            let ids: Vec<i32> =
-                captions.ids()[rows.start * length..rows.end * length].iter().map(|&id| id as i32).collect();
-            let seen = captions.lengths()[rows].iter();
-            let mask: Vec<bool> = seen.flat_map(|&seen| (0..length).map(move |place| place < seen as usize)).collect();
-            let shape = [count, length as i32];
-            Ok(encoder.states(model, &math::array(&ids, &shape)?, &math::array(&mask, &shape)?)?)
+            let rows: Vec<u32> = rows.map(|row| row as u32).collect();
+            let (ids, mask) = captions.tokens(&rows)?;
+            Ok(encoder.states(model, &ids, &mask)?)
         })
     }
 

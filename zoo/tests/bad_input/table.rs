@@ -31,6 +31,7 @@ pub fn sections() -> Vec<(&'static str, Vec<Case>)> {
         ("Models that are not here", models()),
         ("The cache", cache()),
         ("Fetching", fetching()),
+        ("Training", training()),
         ("Traces", traces()),
         ("For programs", programs()),
         ("Command lines", command_lines()),
@@ -429,6 +430,99 @@ fn image_snapshots() -> Vec<Case> {
         "No scheduler", "zoo generate heart --model DIR/flux", |world| {
             world.with_flux();
             world.remove("flux/scheduler/scheduler_config.json");
+        };
+    ]
+}
+
+fn training() -> Vec<Case> {
+    cases![
+        "No recipe", "zoo train DIR/train/nothing.toml", fine;
+        "A recipe that is not TOML", "zoo train DIR/question", fine;
+        "A kind that does not exist", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/vae.toml", "\"autoencoder\"", "\"gan\"");
+        };
+        "A key that is not known", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/vae.toml", "clip = 1.0", "clipping = 1.0");
+        };
+        "A key that is missing", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/vae.toml", "batch = 4\n", "");
+        };
+        "A value of another type", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/vae.toml", "steps = 6\n", "steps = \"six\"\n");
+        };
+        "No steps", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/vae.toml", "steps = 6\n", "steps = 0\n");
+        };
+        "A batch that has no such parts", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/vae.toml", "accumulate = 2", "accumulate = 3");
+        };
+        "A rate below 0", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/vae.toml", "rate = 1e-2", "rate = -1e-2");
+        };
+        "A share above 1", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/vae.toml", "flip = 0.5", "flip = 1.5");
+        };
+        "A side that the autoencoder does not halve", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/vae.toml", "side = 8", "side = 9");
+        };
+        "A pattern of paths that is malformed", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/vae.toml", "clip = 1.0", "only = [\"decoder.{\"]");
+        };
+        "A pattern that names no parameter", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/vae.toml", "clip = 1.0", "initial = [{ paths = \"decoder.head\", deviation = 0.1 }]");
+        };
+        "A training of no parameter", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/vae.toml", "clip = 1.0", "only = [\"decoder.head\"]");
+        };
+        "An autoencoder that is not described", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/vae.toml", "vae.json", "other.json");
+        };
+        "An autoencoder with a key that is not known", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/vae.json", "\"act_fn\"", "\"act\": 1, \"act_fn\"");
+        };
+        "Minutes below 0", "zoo train DIR/train/vae.toml --minutes -1", World::with_recipes;
+        "A folder of examples that does not exist", "zoo train DIR/train/vae.toml --data DIR/train/none", World::with_recipes;
+        "A folder of examples without captions", "zoo train DIR/train/vae.toml --data DIR/cache", World::with_recipes;
+        "Captions without pictures", "zoo train DIR/train/vae.toml", |world| {
+            world.with_recipes();
+            world.replace("train/data/metadata.jsonl", ".png", ".jpg");
+        };
+        "Captions that are not JSON", "zoo train DIR/train/tokenizer.toml", |world| {
+            world.with_recipes();
+            world.replace("train/data/metadata.jsonl", "{", "[");
+        };
+        "Too few tokens for all bytes", "zoo train DIR/train/tokenizer.toml", |world| {
+            world.with_recipes();
+            world.replace("train/tokenizer.toml", "270", "100");
+        };
+        "A tokenizer that is not there", "zoo train DIR/train/transformer.toml", |world| {
+            world.with_recipes();
+            world.with_flux();
+            world.replace("train/transformer.toml", "vae/snapshot", "../flux/vae");
+            world.replace("train/transformer.json", "12", "16");
+            world.replace("train/transformer.toml", "side = 8", "side = 16");
+        };
+        "An autoencoder that is not there", "zoo train DIR/train/transformer.toml", World::with_recipes;
+        "A transformer with an input that no pipeline has", "zoo train DIR/train/transformer.toml", |world| {
+            world.with_recipes();
+            world.with_flux();
+            world.replace("train/transformer.toml", "vae/snapshot", "../flux/vae");
+            world.replace("train/transformer.json", "12", "16");
+            world.replace("train/transformer.json", "img_ids", "image_ids");
         };
     ]
 }

@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
+use zoo::picture::Picture;
 
 /// The tensors of a file.
 pub type Tensors = BTreeMap<String, (Info, Vec<u8>)>;
@@ -78,6 +79,30 @@ impl World {
                 self.write(&format!("flux/{name}/{file_name}"), fs::read(&file).unwrap());
             }
         }
+    }
+
+    /// Adds `train/`: recipes, their configs, and `data/` with two pictures.
+    pub fn with_recipes(&self) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/train");
+        for file in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            self.write(&format!("train/{name}"), fs::read(&file).unwrap());
+        }
+        let mut lines = String::new();
+        for (name, colour) in [("red", [230, 20, 30]), ("blue", [10, 30, 240])] {
+            self.write(&format!("train/data/{name}.png"), "");
+            let path = self.path(&format!("train/data/{name}.png"));
+            Picture::new(8, 8, colour.repeat(64)).unwrap().write(&path, &Value::Null).unwrap();
+            lines += &format!("{{\"file_name\": \"{name}.png\", \"text\": \"{name}\"}}\n");
+        }
+        self.write("train/data/metadata.jsonl", lines);
+    }
+
+    /// Changes the text of a file.
+    pub fn replace(&self, name: &str, from: &str, to: &str) {
+        let text = fs::read_to_string(self.path(name)).unwrap();
+        assert!(text.contains(from), "{name} has no {from}");
+        self.write(name, text.replace(from, to));
     }
 
     /// The place of that name.

@@ -273,14 +273,18 @@ fn changed(change: Change, file: &str, pointer: &str, expected: &str) -> Fault {
     Fault::json(&name, file, pointer, change, &format!("output/0/{expected}"))
 }
 
+/// Another value among the arguments of a pipeline's call.
+fn argument(change: Change, name: &str, expected: &str) -> Fault {
+    changed(change, "case.json", &format!("/calls/0/arguments/{name}"), expected)
+}
+
+/// Another value in a file of a pipeline's component.
+fn component(change: Change, name: &str, pointer: &str, expected: &str) -> Fault {
+    changed(change, &format!("components/{name}"), pointer, expected)
+}
+
 /// FLUX.1 from a prompt to pixels: what is wrong with one part shows in what the part makes, and in nothing before.
 fn flux_pipeline() -> Vec<Row> {
-    let argument = |change, name: &str, expected: &str| {
-        changed(change, "case.json", &format!("/calls/0/arguments/{name}"), expected)
-    };
-    let component = |change, name: &str, pointer: &str, expected: &str| {
-        changed(change, &format!("components/{name}"), pointer, expected)
-    };
     let [scheduler, vae] = ["scheduler/scheduler_config.json", "vae/config.json"];
     let pad = |tokenizer: &str| format!("{tokenizer}/tokenizer_config.json");
     let weight = |operation, tensor: &str, expected: &str| weight(operation, tensor, &format!("output/0/{expected}"));
@@ -312,6 +316,35 @@ fn flux_pipeline() -> Vec<Row> {
     ]
 }
 
+/// A pipeline of composed parts, likewise.
+fn composed_pipeline() -> Vec<Row> {
+    let weight = |operation, tensor: &str, expected: &str| weight(operation, tensor, &format!("output/0/{expected}"));
+    let [index, pad] = ["model_index.json", "tokenizer/tokenizer_config.json"];
+    let [scheduler, vae] = ["scheduler/scheduler_config.json", "vae/config.json"];
+    let theta = "/stages/0/block/joint/streams/0/attention/position/rope/theta";
+    vec![
+        ("*", component(Set("<|im_end|>".into()), pad, "/pad_token", "tokens")),
+        ("encoder unguided", component(Times(2.0), scheduler, "/shift", "sigmas")),
+        ("self-reading", component(Set(false.into()), scheduler, "/use_dynamic_shifting", "sigmas")),
+        ("self-reading", component(Times(1.1), scheduler, "/base_shift", "sigmas")),
+        ("*", component(Times(2.0), vae, "/scaling_factor", "image")),
+        ("encoder", component(Times(0.9), index, "/recommended/guidance", "latents.0")),
+        ("encoder", component(Set(json!(4)), index, "/recommended/steps", "sigmas")),
+        ("encoder", component(Set(json!(11)), index, "/recommended/text_tokens", "tokens")),
+        ("self-reading", argument(Times(0.9), "true_cfg_scale", "latents.0")),
+        ("self-reading", argument(Set("hello".into()), "negative_prompt", "negative_tokens")),
+        ("self-reading", argument(Set(json!(8)), "max_sequence_length", "tokens")),
+        ("encoder", component(Times(1.5), "transformer/config.json", theta, "latents.0")),
+        ("encoder", component(Set(Json::Null), "transformer/config.json", "/streams/0/mask", "latents.0")),
+        ("encoder", component(Set(Json::Null), "text_encoder/config.json", "/streams/0/mask", "latents.0")),
+        ("self-reading", component(Set(Json::Null), "transformer/config.json", "/streams/0/mask", "latents.0")),
+        ("*", input(Ones, "inputs/0/latents", "output/0/latents.0")),
+        ("encoder unguided", weight(Roll(1), "text_encoder.norm_out.weight", "latents.0")),
+        ("*", weight(Negate, "transformer.head.weight", "latents.0")),
+        ("*", weight(Negate, "vae.decoder.conv_out.bias", "image")),
+    ]
+}
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // The tensor library is not thread-safe.
@@ -319,9 +352,13 @@ fn main() -> ExitCode {
     let suite = Arc::new(parity::models());
     let blocks = [norms_and_layers(), ropes(), attention(), modulated()].concat();
     let mut trials = Vec::new();
-    for (folder, rows) in
-        [("llama", llama()), ("flux", flux()), ("flux-pipeline", flux_pipeline()), ("framework", blocks)]
-    {
+    for (folder, rows) in [
+        ("llama", llama()),
+        ("flux", flux()),
+        ("flux-pipeline", flux_pipeline()),
+        ("composed-pipeline", composed_pipeline()),
+        ("framework", blocks),
+    ] {
         let cases = find(&[fixtures().join(folder)]).expect("the fixtures");
         let mut faultless: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
         for (pattern, fault) in rows {

@@ -10,6 +10,12 @@ fn components() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/flux-pipeline/dev/components")
 }
 
+/// Runs with a tiny model whose parts its configs describe, as it recommends.
+fn composed(folder: &Path, arguments: &[&str]) -> Output {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/composed-pipeline/encoder/components");
+    generate(folder, &[&["--model", model.to_str().unwrap()], arguments].concat())
+}
+
 fn generate(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_zoo"));
     command.current_dir(folder).arg("generate").args(arguments).output().unwrap()
@@ -85,6 +91,49 @@ fn several_pictures_come_with_a_sheet_and_each_can_be_made_alone() {
 }
 
 #[test]
+fn pictures_are_written_at_another_size_and_remember_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let size = |name: &str| {
+        let picture = Picture::read(&folder.path().join(name)).unwrap();
+        (picture.width, picture.height)
+    };
+    assert_eq!(fine(&composed(folder.path(), &["a tree"])), "picture.png\n");
+    assert_eq!(size("picture.png"), (40, 24));
+    let shown = fine(&composed(folder.path(), &["a tree", "--size", "100x50", "--out", "both.png"]));
+    assert_eq!(shown, "both.png, made at 40x24 and resized to 100x50\n");
+    assert_eq!(size("both.png"), (100, 50));
+    fine(&composed(folder.path(), &["a tree", "--size", "20", "--out", "longer.png"]));
+    assert_eq!(size("longer.png"), (20, 12));
+    fine(&generate(folder.path(), &["--from", "both.png", "--out", "again.png"]));
+    assert_eq!(Picture::read(&folder.path().join("again.png")).unwrap().pixels, {
+        Picture::read(&folder.path().join("both.png")).unwrap().pixels
+    });
+    let events = ["a tree", "--size", "80", "--count", "3", "--out", "trees.png", "--json-events"];
+    let events = fine(&composed(folder.path(), &events));
+    assert!(events.contains(r#""made":[40,24],"path":"trees-2.png","seed":1,"size":[80,48]"#), "{events}");
+    assert_eq!(size("trees.png"), (2 * 80 + 8, 2 * 48 + 8));
+}
+
+#[test]
+fn a_model_without_a_distilled_guidance_is_guided_by_its_negative_prompt() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = |arguments: &[&str]| {
+        fine(&composed(folder.path(), &[&["a tree", "--out", "made.png"], arguments].concat()));
+        Picture::read(&folder.path().join("made.png")).unwrap().pixels
+    };
+    let usual = make(&[]);
+    let parameters = picture::parameters(&folder.path().join("made.png")).unwrap();
+    assert_eq!((&parameters["true_guidance"], &parameters["guidance"]), (&2.5.into(), &serde_json::Value::Null));
+    assert!(make(&["--guidance", "2.5"]) == usual && make(&["--true-guidance", "2.5"]) == usual);
+    assert!(make(&["--guidance", "4"]) != usual);
+    assert!(make(&["--negative", "a house"]) != usual);
+    assert!(make(&["--guidance", "1"]) != usual);
+    fine(&generate(folder.path(), &["--from", "made.png", "--out", "again.png"]));
+    let again = Picture::read(&folder.path().join("again.png")).unwrap().pixels;
+    assert!(again == make(&["--guidance", "1"]));
+}
+
+#[test]
 fn every_option_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let make = |arguments: &[&str]| {
@@ -136,6 +185,11 @@ fn what_cannot_be_is_refused_and_nothing_is_written() {
         (&["a", "--tile", "-64"], "--tile"),
         (&["a", "--text-tokens", "0"], "--text-tokens"),
         (&["a", "--text-tokens", "513"], "--text-tokens"),
+        (&["a", "--size", "0"], "--size"),
+        (&["a", "--size", "12x"], "--size"),
+        (&["a", "--size", "-5"], "--size"),
+        (&["a", "--size", "20000"], "--size"),
+        (&["a", "--size", "16384", "--count", "4"], "--size"),
         (&["a", "--count", "0"], "--count"),
         (&["a", "--count", "4000000000"], "--count"),
         (&["a", "--batch", "0"], "--batch"),

@@ -71,7 +71,7 @@ pub struct ComposedPipeline {
 /// What of `model_index.json` is read here.
 #[derive(Deserialize)]
 struct Index {
-    recommended: Recommended,
+    recommended: Option<Recommended>,
 }
 
 /// What its makers recommend.
@@ -119,6 +119,9 @@ impl ComposedPipeline {
     pub fn open(path: &Path, options: OpenOptions, keep: bool) -> Result<Self> {
         let index = path.join("model_index.json");
         let Index { recommended } = required_json(&index)?;
+        let none =
+            || Error::file(&index, "has no `recommended`; it says `size`, `steps`, `guidance` and `text_tokens`");
+        let recommended = recommended.ok_or_else(none)?;
         let (vae, autoencoder) = Component::<AutoencoderKl>::new(path.join("vae"), "vae", options, keep)?;
         let encoder = Some(path.join("text_encoder")).filter(|folder| folder.exists());
         let encoder = encoder.map(|folder| TextEncoder::open(folder, options, keep)).transpose()?;

@@ -6,8 +6,8 @@ use crate::{
     world::World,
 };
 use framework::weights::Stored;
-use serde_json::json;
-use std::fs;
+use serde_json::{Value, json};
+use std::{fs, path::Path};
 use zoo::picture::Picture;
 
 macro_rules! cases {
@@ -28,6 +28,7 @@ pub fn sections() -> Vec<(&'static str, Vec<Case>)> {
         ("Requests", requests()),
         ("Pictures", pictures()),
         ("Snapshots of models that make images", image_snapshots()),
+        ("Snapshots of composed parts that make images", composed_snapshots()),
         ("Models that are not here", models()),
         ("The cache", cache()),
         ("Fetching", fetching()),
@@ -387,6 +388,11 @@ fn pictures() -> Vec<Case> {
             let dot = Picture::new(1, 1, vec![1, 2, 3]).unwrap();
             dot.write(&world.path("dot.png"), &json!({"colour": "red"})).unwrap();
         };
+        "A size that is no number", "zoo generate heart --model DIR/flux --size large", flux;
+        "A size of 0", "zoo generate heart --model DIR/flux --size 0x512", flux;
+        "A size that is too large for so many pictures", "zoo generate heart --model DIR/flux --count 9 --size 16384", flux;
+        "Two guidances that are one", "zoo generate heart --model DIR/pocket --guidance 2 --true-guidance 3", |world| world.with_pocket();
+        "A guidance below 0 of a model that is guided by its negative prompt", "zoo generate heart --model DIR/pocket --guidance -1", |world| world.with_pocket();
         "A picture in a folder that is not there", "zoo generate heart --model DIR/flux --out DIR/none/heart.png", flux;
         "A preview in a folder that is not there", "zoo generate heart --model DIR/flux --out DIR/a.png --preview DIR/none/b.png", flux;
     ]
@@ -423,7 +429,7 @@ fn image_snapshots() -> Vec<Case> {
             world.with_flux();
             world.edit("flux/tokenizer_2/tokenizer_config.json", |config| drop(config.remove("pad_token")));
         };
-        "A scheduler that FLUX.1 was not made with", "zoo generate heart --model DIR/flux", |world| {
+        "A scheduler that asks for what is not done", "zoo generate heart --model DIR/flux", |world| {
             world.with_flux();
             world.edit("flux/scheduler/scheduler_config.json", |config| drop(config.insert("use_karras_sigmas".into(), true.into())));
         };
@@ -524,6 +530,65 @@ fn training() -> Vec<Case> {
             world.replace("train/transformer.json", "12", "16");
             world.replace("train/transformer.json", "img_ids", "image_ids");
         };
+fn composed_snapshots() -> Vec<Case> {
+    fn spoil(world: &World, file: &str, change: impl FnOnce(&mut Value)) {
+        world.with_pocket();
+        world.edit(&format!("pocket/{file}"), |config| {
+            let mut value = Value::Object(std::mem::take(config));
+            change(&mut value);
+            *config = value.as_object().unwrap().clone();
+        });
+    }
+    cases![
+        "Nothing that is recommended", "zoo generate heart --model DIR/pocket", |world| spoil(world, "model_index.json", |index| {
+            index.as_object_mut().unwrap().remove("recommended");
+        });
+        "A recommendation that nobody knows", "zoo generate heart --model DIR/pocket", |world| spoil(world, "model_index.json", |index| {
+            index["recommended"]["sampler"] = "heun".into();
+        });
+        "A recommended size between multiples", "zoo generate heart --model DIR/pocket", |world| spoil(world, "model_index.json", |index| {
+            index["recommended"]["size"][0] = 42.into();
+        });
+        "More recommended tokens than the tokenizer's limit", "zoo generate heart --model DIR/pocket", |world| spoil(world, "model_index.json", |index| {
+            index["recommended"]["text_tokens"] = 25.into();
+        });
+        "A transformer that reads what no pipeline has", "zoo generate heart --model DIR/pocket", |world| spoil(world, "transformer/config.json", |config| {
+            config["condition"]["parts"][0]["time"]["name"] = "guidance".into();
+        });
+        "A text encoder that reads what no pipeline has", "zoo generate heart --model DIR/pocket", |world| spoil(world, "text_encoder/config.json", |config| {
+            config["streams"][0]["mask"] = "padding".into();
+        });
+        "A text encoder of another width than the transformer reads", "zoo generate heart --model DIR/pocket", |world| spoil(world, "text_encoder/config.json", |config| {
+            config["output"]["head"] = json!("tied");
+        });
+        "A transformer of other latents than the autoencoder's", "zoo generate heart --model DIR/pocket", |world| {
+            world.with_pocket();
+            world.with_flux();
+            let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/autoencoder-kl/flux");
+            let json: Value = serde_json::from_slice(&fs::read(case.join("case.json")).unwrap()).unwrap();
+            world.write("pocket/vae/config.json", json["config"].to_string());
+            world.write("pocket/vae/weights.safetensors", fs::read(case.join("weights.safetensors")).unwrap());
+        };
+        "A text encoder that nothing reads", "zoo generate heart --model DIR/reader", |world| world.with_reader();
+        "A transformer that reads a text encoder that is not there", "zoo generate heart --model DIR/pocket", |world| {
+            world.with_pocket();
+            fs::remove_dir_all(world.path("pocket/text_encoder")).unwrap();
+        };
+        "No tokenizer of composed parts", "zoo generate heart --model DIR/pocket", |world| {
+            world.with_pocket();
+            fs::remove_dir_all(world.path("pocket/tokenizer")).unwrap();
+        };
+        "A tokenizer of another vocabulary", "zoo generate heart --model DIR/pocket", |world| spoil(world, "tokenizer/tokenizer.json", |tokenizer| {
+            let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+            vocabulary.insert("heart".into(), 290.into());
+            tokenizer["added_tokens"].as_array_mut().unwrap().push(json!({
+                "id": 290, "content": "heart", "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": false,
+            }));
+        });
+        "An output that is no velocity", "zoo generate heart --model DIR/pocket", |world| spoil(world, "transformer/config.json", |config| {
+            config["output"]["stream"] = "text".into();
+        });
     ]
 }
 

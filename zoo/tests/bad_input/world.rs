@@ -71,12 +71,32 @@ impl World {
 
     /// Adds `flux/`, a snapshot of a model that makes images.
     pub fn with_flux(&self) {
-        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/flux-pipeline/dev/components");
-        for component in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
-            let name = component.file_name().unwrap().to_str().unwrap().to_owned();
-            for file in fs::read_dir(&component).unwrap().map(|entry| entry.unwrap().path()) {
-                let file_name = file.file_name().unwrap().to_str().unwrap();
-                self.write(&format!("flux/{name}/{file_name}"), fs::read(&file).unwrap());
+        self.copy("flux-pipeline/dev", "flux");
+    }
+
+    /// Adds `pocket/`, a snapshot of such a model whose parts its configs describe.
+    pub fn with_pocket(&self) {
+        self.copy("composed-pipeline/encoder", "pocket");
+    }
+
+    /// Adds `reader/`, whose transformer reads the text itself and leaves its text encoder unread.
+    pub fn with_reader(&self) {
+        self.copy("composed-pipeline/self-reading", "reader");
+        self.with_pocket();
+        fs::rename(self.path("pocket/text_encoder"), self.path("reader/text_encoder")).unwrap();
+    }
+
+    /// The components of a case as a snapshot.
+    fn copy(&self, case: &str, snapshot: &str) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(case).join("components");
+        for place in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+            if place.is_file() {
+                self.write(&format!("{snapshot}/{}", name(&place)), fs::read(&place).unwrap());
+                continue;
+            }
+            for file in fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().path()) {
+                self.write(&format!("{snapshot}/{}/{}", name(&place), name(&file)), fs::read(&file).unwrap());
             }
         }
     }

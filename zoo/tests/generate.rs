@@ -110,7 +110,7 @@ fn pictures_are_written_at_another_size_and_remember_it() {
     });
     let events = ["a tree", "--size", "80", "--count", "3", "--out", "trees.png", "--json-events"];
     let events = fine(&composed(folder.path(), &events));
-    assert!(events.contains(r#""made":[40,24],"path":"trees-2.png","seed":1,"size":[80,48]"#), "{events}");
+    assert!(events.contains(r#""path":"trees-2.png","seed":1,"made":[40,24],"size":[80,48]"#), "{events}");
     assert_eq!(size("trees.png"), (2 * 80 + 8, 2 * 48 + 8));
 }
 

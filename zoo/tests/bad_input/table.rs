@@ -530,6 +530,9 @@ fn training() -> Vec<Case> {
             world.replace("train/transformer.json", "12", "16");
             world.replace("train/transformer.json", "img_ids", "image_ids");
         };
+    ]
+}
+
 fn composed_snapshots() -> Vec<Case> {
     fn spoil(world: &World, file: &str, change: impl FnOnce(&mut Value)) {
         world.with_pocket();

@@ -3,8 +3,10 @@
 use std::{
     cell::RefCell,
     fs,
+    io::{BufRead, BufReader},
     ops::ControlFlow,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 use tempfile::TempDir;
 use zoo::{
@@ -202,4 +204,30 @@ fn another_architecture_does_not_go_on() {
     let error = place.train("vae.toml", Limits::default()).unwrap_err().to_string();
     assert!(error.contains("checkpoint") && error.contains("shape"), "{error}");
     assert_eq!(place.losses("vae").len(), 1, "nothing was changed");
+}
+
+#[test]
+fn an_interrupt_leaves_a_checkpoint() {
+    let place = Place::new();
+    let recipe = fs::read_to_string(place.path("vae.toml")).unwrap().replace("steps = 6", "steps = 100000");
+    fs::write(place.path("vae.toml"), recipe).unwrap();
+    let mut zoo = Command::new(env!("CARGO_BIN_EXE_zoo"));
+    zoo.args(["--json-events", "train"]).arg(place.path("vae.toml")).stdout(Stdio::piped());
+    let mut running = zoo.spawn().unwrap();
+    let lines = BufReader::new(running.stdout.take().unwrap()).lines();
+    let mut last = String::new();
+    for line in lines.map(Result::unwrap) {
+        if line.contains(r#""step":1,"#) {
+            assert!(Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap().success());
+        }
+        last = line;
+    }
+    assert_eq!(running.wait().unwrap().code(), Some(1));
+    assert!(last.contains("cancelled"), "{last}");
+    let steps = place.losses("vae").len() as u64;
+    assert!((1..100).contains(&steps) && place.path("vae/checkpoint/checkpoint.json").exists());
+    assert_eq!(
+        place.train("vae.toml", Limits { steps: Some(steps + 1), ..Limits::default() }).unwrap(),
+        Finished::Early { steps: steps + 1, of: 100_000 }
+    );
 }

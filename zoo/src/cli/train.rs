@@ -11,12 +11,16 @@ use serde_json::json;
 use std::{
     ops::ControlFlow,
     path::PathBuf,
+    process,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
+
+/// The status of a process that is told to end twice.
+const INTERRUPTED: i32 = 130;
 
 #[derive(Debug, Args)]
 pub struct TrainArguments {
@@ -36,7 +40,7 @@ pub struct TrainArguments {
     steps: Option<u64>,
 }
 
-/// Trains until the recipe or the time is over; Ctrl-C stops with a checkpoint.
+/// Trains until the recipe or the time is over; Ctrl-C stops with a checkpoint, and a second one without.
 pub fn run(arguments: &TrainArguments, show: &Show) -> Result<()> {
     let mut recipe = Recipe::read(&arguments.recipe)?;
     if let Some(folder) = &arguments.data {
@@ -48,7 +52,11 @@ pub fn run(arguments: &TrainArguments, show: &Show) -> Result<()> {
     let limits = Limits { time: arguments.minutes.map(minutes).transpose()?, steps: arguments.steps };
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
-    let watching = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
+    let watching = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            process::exit(INTERRUPTED);
+        }
+    });
     watching.map_err(|error| Error::argument("Ctrl-C", format!("cannot be watched for: {error}")))?;
 
     let (mut problem, mut skipped) = (None, 0u64);

@@ -57,7 +57,13 @@ pub(super) fn run(
     }
 
     made(out)?;
-    let mut desk = Desk { lesson, out, checkpoints, log: Log::open(out, state.step)?, saving: Duration::ZERO };
+    let mut desk = Desk {
+        lesson,
+        out,
+        checkpoints,
+        log: Log::open(out, state.step)?,
+        saving: clock.limits.time.unwrap_or_default() / 20,
+    };
     let total = clock.limits.steps.map_or(training.steps, |steps| steps.min(training.steps));
     let mut longest = Duration::ZERO;
     let mut saved = state.step;
@@ -141,7 +147,7 @@ struct Desk<'a> {
     out: &'a Path,
     checkpoints: &'a Checkpoints,
     log: Log,
-    /// How long writing took last.
+    /// How long writing took last, or a guess before.
     saving: Duration,
 }
 

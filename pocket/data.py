@@ -1,7 +1,7 @@
 """The pictures and captions that Pocket learns from.
 
     python3 -m pip install -r pocket/requirements.txt
-    python3 pocket/data.py --out pocket-data
+    python3 pocket/data.py --out pocket/data
 
 fetches two npm packages (from the registry of `npm_config_registry`, or npm's own; or takes what `npm pack` wrote from
 `--packages`), and writes a folder of 128 × 128 pictures with a `metadata.jsonl` beside them, a line a picture:

@@ -1,8 +1,8 @@
 """How often Pocket paints what it is asked for, as a classifier sees it that had no part in its training.
 
     python3 -m pip install -r pocket/requirements.txt torch==2.15.0
-    python3 pocket/merit.py check --data pocket-data
-    python3 pocket/merit.py train --data pocket-data --out classifier.pt
+    python3 pocket/merit.py check --data pocket/data
+    python3 pocket/merit.py train --data pocket/data --out classifier.pt
     python3 pocket/merit.py score --classifier classifier.pt --json merit.json generated generated-8-bit
 
 `check` holds `prompts.json` to the captions. `train` teaches a small residual network the names of the real pictures, each

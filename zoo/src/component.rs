@@ -6,7 +6,7 @@ use crate::{
     open,
     registry::{fit_config, open_model},
 };
-use framework::{Result as Outcome, memory, weights::Source};
+use framework::{Result as Outcome, memory, tap, weights::Source};
 use std::{cell::RefCell, path::PathBuf};
 
 /// A component that is loaded when it is needed, and let go after that unless it is kept.
@@ -51,7 +51,8 @@ impl<F: Family> Component<F> {
         Ok(Planned { component: self.name, task, weights, working: working(&model)? })
     }
 
-    /// Runs something with the component, within the memory that is planned for it.
+    /// Runs something with the component, within the memory that is planned for it. Activations are observed under the
+    /// component's name.
     ///
     /// # Errors
     /// Those of loading and of `run`; [`Error::Cancelled`] when whoever watches breaks.
@@ -65,7 +66,9 @@ impl<F: Family> Component<F> {
                 open_model::<F>(&self.path, self.options, progress).map_err(|error| error.about(&self.path))?
             }
         };
+        let scope = tap::enter(&[&self.name]);
         let outcome = memory::bounded(plan.working(self.name), || run(&model)).map_err(Error::from).flatten();
+        drop(scope);
         if self.keep {
             self.model.replace(Some(model));
         } else {

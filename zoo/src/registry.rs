@@ -320,15 +320,27 @@ pub fn pipeline_of<'a>(pipelines: &'a [Pipeline], snapshot: &Path) -> Result<&'a
     if !snapshot.is_dir() {
         return Err(unrecognised("is no folder; name that of a whole snapshot".into()));
     }
-    let Some(Index { class }) = read_json(&snapshot.join("model_index.json"))? else {
+    let Some(Index { class }) = read_json(&snapshot.join(INDEX))? else {
         // Without an index, the components tell.
-        let found = pipelines.iter().find(|pipeline| (pipeline.main)(snapshot).exists());
+        let found = by_components(pipelines, snapshot);
         return found.ok_or_else(|| unrecognised("is no snapshot of a model that makes images".into()));
     };
     pipelines.iter().find(|pipeline| pipeline.names.contains(&class.as_str())).ok_or_else(|| {
         let near = near(nearest(&class, pipelines.iter().flat_map(|pipeline| pipeline.names).copied()));
         unrecognised(format!("no pipeline here answers to `{class}`{near}; `zoo models` lists what runs"))
     })
+}
+
+/// The file of a snapshot that names its pipeline.
+const INDEX: &str = "model_index.json";
+
+fn by_components<'a>(pipelines: &'a [Pipeline], snapshot: &Path) -> Option<&'a Pipeline> {
+    pipelines.iter().find(|pipeline| (pipeline.main)(snapshot).exists())
+}
+
+/// Whether a path is the snapshot of a pipeline, though maybe of one that is not among these.
+pub fn is_pipeline(pipelines: &[Pipeline], path: &Path) -> bool {
+    path.join(INDEX).exists() || by_components(pipelines, path).is_some()
 }
 
 /// The family that answers to an upstream name.

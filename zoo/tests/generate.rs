@@ -134,6 +134,34 @@ fn a_model_without_a_distilled_guidance_is_guided_by_its_negative_prompt() {
 }
 
 #[test]
+fn a_file_of_prompts_becomes_a_folder_of_pictures_with_their_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("prompts.txt"), "a tree\n\n  a röd house\r\n").unwrap();
+    let shown = fine(&tiny(
+        folder.path(),
+        &["--prompts", "prompts.txt", "--out", "made", "--count", "2", "--seed", "5", "--batch", "3", "--json-events"],
+    ));
+    let last: Vec<&str> = shown.lines().filter(|line| line.contains(r#""stage":"denoise""#)).collect();
+    assert!(last.last().unwrap().contains(r#""done":4,"total":4"#), "two steps of two batches: {last:?}");
+    let lines = std::fs::read_to_string(folder.path().join("made/metadata.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let texts: Vec<_> = lines.iter().map(|line| line["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["a tree", "a tree", "a röd house", "a röd house"]);
+    assert_eq!(lines[3]["file_name"], "picture-4.png");
+    for (index, line) in lines.iter().enumerate() {
+        let path = folder.path().join("made").join(line["file_name"].as_str().unwrap());
+        let parameters = picture::parameters(&path).unwrap();
+        assert_eq!((&parameters["prompt"], &parameters["seed"]), (&line["text"], &(5 + index).into()));
+    }
+    fine(&generate(folder.path(), &["--from", "made/picture-4.png", "--out", "again.png"]));
+    let read = |name: &str| Picture::read(&folder.path().join(name)).unwrap();
+    let pairs = read("made/picture-4.png").pixels.into_iter().zip(read("again.png").pixels);
+    assert!(pairs.map(|(a, b)| a.abs_diff(b)).max().unwrap() <= 1);
+    assert!(read("made/sheet.png").width > 2 * 64);
+    assert_eq!(std::fs::read_dir(folder.path().join("made")).unwrap().count(), 4 + 2);
+}
+
+#[test]
 fn every_option_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let make = |arguments: &[&str]| {

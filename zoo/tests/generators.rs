@@ -111,7 +111,9 @@ fn progress_grows_to_its_total_and_every_stage_can_be_cancelled() {
         for stage in [Stage::Encode, Stage::Begin, Stage::Denoise, Stage::Decode] {
             assert!(stages.contains(&stage));
         }
-        assert_eq!(all.iter().filter(|event| event.is_none()).count(), 2 * 2 * 2, "latents and previews");
+        let evaluations = if request.is_guided() { 2 } else { 1 };
+        let others = all.iter().filter(|event| event.is_none()).count();
+        assert_eq!(others, 2 * 2 * (evaluations + 2), "evaluations, latents and previews");
         for stop in (0..all.len()).step_by(23).chain(all.len() - 3..all.len()) {
             let (outcome, events) = run(stop);
             assert!(matches!(outcome, Err(Error::Cancelled)), "after {:?}", events.last());

@@ -12,7 +12,7 @@ use framework::{
     sample::{Apg, Guidance, Method, Rescale, Rule},
 };
 use serde::{Deserialize, Serialize};
-use std::{path::PathBuf, str::FromStr};
+use std::{iter::repeat_n, path::PathBuf, slice, str::FromStr};
 
 /// What a picture is made from and what that takes. What is left out comes from the picture of `--from`, or else from the
 /// model.
@@ -53,9 +53,9 @@ pub struct RequestArguments {
     /// Tokens of the prompt; of FLUX those of the long text encoder.
     #[arg(long)]
     text_tokens: Option<usize>,
-    /// How many pictures.
-    #[arg(long, default_value_t = 1)]
-    count: u16,
+    /// How many pictures, of several prompts of each; by default 1.
+    #[arg(long)]
+    count: Option<u16>,
     /// How many pictures are made at once, which takes memory; by default all.
     #[arg(long)]
     batch: Option<usize>,
@@ -70,16 +70,29 @@ pub struct RequestArguments {
     #[arg(long, value_name = "GB", allow_negative_numbers = true)]
     memory: Option<f64>,
     #[command(flatten)]
-    compute: ComputeArguments,
+    pub(super) compute: ComputeArguments,
+}
+
+/// What is asked of pictures and changes nothing of the memory that they take.
+#[derive(Debug, Default, Args)]
+pub struct SubjectArguments {
+    /// What the picture does not show, of a model that is guided: see --true-guidance.
+    #[arg(long)]
+    negative: Option<String>,
+    /// The seed of the first picture; the next ones follow.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How much of the picture to begin from is changed, above 0 and up to 1; by default 0.6.
+    #[arg(long, requires = "init", allow_negative_numbers = true)]
+    strength: Option<f64>,
 }
 
 /// What only the making of a picture reads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Wishes<'a> {
-    pub prompt: Option<&'a str>,
-    pub negative: Option<&'a str>,
-    pub seed: Option<u64>,
-    pub strength: Option<f64>,
+    /// Without any, that of the picture of `--from`.
+    pub prompts: &'a [String],
+    pub subject: &'a SubjectArguments,
     pub size: Option<Size>,
     pub previews: bool,
 }
@@ -180,7 +193,7 @@ impl RequestArguments {
     /// # Errors
     /// When a file is missing or unusable, or a value is out of its range.
     pub(super) fn ask(&self, wishes: &Wishes<'_>) -> Result<Asked> {
-        if self.count == 0 {
+        if self.count == Some(0) {
             return Err(Error::argument("--count", "0 pictures are nothing to make"));
         }
         let known = match &self.from {
@@ -191,16 +204,49 @@ impl RequestArguments {
         if known.strength.is_some() && self.init.is_none() {
             return Err(Error::argument("--init", "that picture began from another one; name it"));
         }
-        let model = self.model.clone().or(known.model.clone());
+        let model = self.model().or(known.model.clone());
         let model = model.ok_or_else(|| Error::argument("--model", "there is none: name the folder of a snapshot"))?;
         let compute = self.compute.or(known.compute);
         let generator = compute.open().generator_at(&cache::locate(&model)?, false)?;
         let said = Remembered { compute, ..self.said(wishes, known, model, generator.capabilities())? };
-        let request = self.request(&said, generator.as_ref(), wishes.previews)?;
+        let request = self.request(&said, generator.as_ref(), wishes)?;
         generator.capabilities().validate(&request).map_err(as_option)?;
         let size = said.size.or(wishes.size.map(|size| size.of([request.width, request.height])));
         let said = Remembered { size: size.map(|size| fitting(size, &request)).transpose()?, ..said };
         Ok(Asked { generator, remembered: said.completed(&request), request })
+    }
+
+    /// The model that is named.
+    pub(super) fn model(&self) -> Option<String> {
+        self.model.clone()
+    }
+
+    /// Whether the model and all else are those of a picture.
+    pub(super) fn is_from_picture(&self) -> bool {
+        self.from.is_some()
+    }
+
+    /// An option that was given, and that only models that make images read.
+    pub(super) fn of_pictures(&self, subject: &SubjectArguments) -> Option<&'static str> {
+        let given = [
+            ("--width", self.width.is_some()),
+            ("--height", self.height.is_some()),
+            ("--steps", self.steps.is_some()),
+            ("--sampler", self.sampler.is_some()),
+            ("--guidance", self.guidance.is_some()),
+            ("--true-guidance", self.true_guidance.is_some()),
+            ("--guidance-rule", self.guidance_rule.is_some()),
+            ("--guidance-rescale", self.guidance_rescale.is_some()),
+            ("--text-tokens", self.text_tokens.is_some()),
+            ("--count", self.count.is_some()),
+            ("--batch", self.batch.is_some()),
+            ("--init", self.init.is_some()),
+            ("--tile", self.tile.is_some()),
+            ("--memory", self.memory.is_some()),
+            ("--negative", subject.negative.is_some()),
+            ("--seed", subject.seed.is_some()),
+        ];
+        given.into_iter().find_map(|(option, given)| given.then_some(option))
     }
 
     /// What was said, or else what the picture of `--from` remembers as far as it is read.
@@ -219,8 +265,8 @@ impl RequestArguments {
             _ => known,
         };
         Ok(Remembered {
-            prompt: wishes.prompt.map(str::to_owned).or(known.prompt),
-            negative_prompt: wishes.negative.map(str::to_owned).or(known.negative_prompt),
+            prompt: wishes.prompts.first().cloned().or(known.prompt),
+            negative_prompt: wishes.subject.negative.clone().or(known.negative_prompt),
             width: self.width.or(known.width),
             height: self.height.or(known.height),
             steps: self.steps.or(known.steps),
@@ -229,25 +275,27 @@ impl RequestArguments {
             true_guidance: Some(scale),
             guidance_rule: self.guidance_rule.or(known.guidance_rule),
             guidance_rescale: self.guidance_rescale.or(known.guidance_rescale),
-            seed: wishes.seed.or(known.seed),
+            seed: wishes.subject.seed.or(known.seed),
             text_tokens: self.text_tokens.or(known.text_tokens),
             tile: self.tile.or(known.tile),
             size: known.size.filter(|_| wishes.size.is_none()),
-            strength: self.init.as_ref().map(|_| wishes.strength.or(known.strength).unwrap_or(0.6)),
+            strength: self.init.as_ref().map(|_| wishes.subject.strength.or(known.strength).unwrap_or(0.6)),
             model: Some(model),
             compute: known.compute,
         })
     }
 
-    fn request(&self, said: &Remembered, generator: &dyn Generator, previews: bool) -> Result<ImageRequest> {
+    fn request(&self, said: &Remembered, generator: &dyn Generator, wishes: &Wishes<'_>) -> Result<ImageRequest> {
         let usual = generator.capabilities().request();
         let prompt = said.prompt.clone();
         let prompt = prompt.ok_or_else(|| Error::argument("prompt", "there is none: say what the picture shows"))?;
+        let prompts = if wishes.prompts.is_empty() { slice::from_ref(&prompt) } else { wishes.prompts };
+        let count = usize::from(self.count.unwrap_or(1));
         let [width, height] = [said.width.unwrap_or(usual.width), said.height.unwrap_or(usual.height)];
         let sampler =
             said.sampler.as_deref().map(Method::named).transpose().map_err(|error| as_option(error.into()))?;
         let mut request = ImageRequest {
-            prompts: vec![prompt; self.count.into()],
+            prompts: prompts.iter().flat_map(|prompt| repeat_n(prompt.clone(), count)).collect(),
             negative_prompts: said.negative_prompt.iter().cloned().collect(),
             width,
             height,
@@ -260,7 +308,7 @@ impl RequestArguments {
             batch: self.batch,
             init: None,
             tile: said.tile,
-            previews,
+            previews: wishes.previews,
             memory: self.memory.map(bytes).transpose()?,
         };
         // The size is checked before a picture is resized to it.

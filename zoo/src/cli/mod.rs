@@ -79,19 +79,14 @@ enum Command {
         #[command(flatten)]
         sampling: SamplingArguments,
     },
-    /// Write the activations whose paths match a pattern as .npy files.
-    Trace {
-        /// The text whose tokens the model reads.
-        prompt: String,
-        /// Which paths: `*` stands for one name, `**` for any number, e.g. `layers.*.attn`.
-        #[arg(long = "match", default_value = "**", value_name = "PATTERN")]
-        pattern: String,
-        /// The folder to write into; it is made, and must not hold anything yet.
-        #[arg(long, value_name = "DIR")]
-        out: std::path::PathBuf,
-        #[command(flatten)]
-        model: ModelArguments,
-    },
+    /// Write the activations whose paths match a pattern as .npy files: of a language model that reads a text, or of a
+    /// model that makes pictures.
+    ///
+    /// index.json names them in order. Of pictures, a path begins with its component, and each entry says the step, which is
+    /// 0 before denoising and none after it; of each evaluation of the denoiser also the noise level, the first of the
+    /// pictures that it is for, and, where it is guided, the condition: towards or away. A language model reads --model,
+    /// --weights and --dtype alone.
+    Trace(trace::TraceArguments),
     /// Print the noise levels of a schedule, and the timesteps that condition the model, as JSON.
     Sigmas(sigmas::Arguments),
     /// Make pictures from a prompt.
@@ -244,7 +239,7 @@ pub fn main() -> ExitCode {
         Command::Chat { prompt, system, model, sampling } => {
             chat::chat(prompt.as_deref(), system.as_deref(), model, sampling, &show)
         }
-        Command::Trace { prompt, pattern, out, model } => trace::run(prompt, pattern, out, model, &show),
+        Command::Trace(arguments) => trace::run(arguments, &show),
         Command::Sigmas(arguments) => sigmas::run(arguments, &show),
         Command::Generate(arguments) => generate::run(arguments, &show),
         Command::Plan(arguments) => plan::run(arguments, &show),

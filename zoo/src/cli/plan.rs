@@ -1,7 +1,7 @@
 //! `zoo plan`.
 
 use super::{
-    image::{RequestArguments, Wishes},
+    image::{RequestArguments, SubjectArguments, Wishes},
     show::Show,
     table::columns,
 };
@@ -14,7 +14,8 @@ use serde_json::json;
 /// Shows what a request takes. Reads no weights.
 pub fn run(arguments: &RequestArguments, show: &Show) -> Result<()> {
     // What a prompt says changes nothing here.
-    let asked = arguments.ask(&Wishes { prompt: Some(""), ..Wishes::default() })?;
+    let (prompts, subject) = ([String::new()], SubjectArguments::default());
+    let asked = arguments.ask(&Wishes { prompts: &prompts, subject: &subject, size: None, previews: false })?;
     let plan = asked.generator.plan(&asked.request)?;
     let available = asked.request.memory.or_else(doctor::available_memory);
     let peak = plan.peak().map_or(0, |(bytes, _)| bytes);

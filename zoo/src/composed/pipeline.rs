@@ -18,6 +18,7 @@ use crate::{
 use framework::{
     Array, Dtype, Result as Outcome, math, memory,
     sample::{Condition, Method, Schedule},
+    tap,
 };
 use mlx_rs::ops;
 use serde::Deserialize;
@@ -265,7 +266,7 @@ impl Diffusion for ComposedPipeline {
         encoded: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Encoded> {
         let read = Reading::of(request);
-        let tokens = self.tokenizer.read(&read.texts, request.text_tokens)?;
+        let tokens = tap::named("tokenizer", self.tokenizer.read(&read.texts, request.text_tokens)?);
         let hidden = self.text_encoder.as_ref().map(|encoder| {
             encoder.component.with(plan, watch, |model| {
                 let encode = |rows| encoder.states(model, &tokens, rows);

@@ -16,6 +16,7 @@ use crate::{
 use framework::{
     Angles, Array, Dtype, Positions, math, memory,
     sample::{Condition, Schedule},
+    tap,
 };
 use mlx_rs::ops;
 use std::{
@@ -205,7 +206,9 @@ impl Diffusion for FluxPipeline {
         encoded: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Texts> {
         let read = Reading::of(request);
-        let [Tokens { ids: short, .. }, Tokens { ids: long, .. }] = self.tokens(&read.texts, request.text_tokens)?;
+        let [short, long] = self.tokens(&read.texts, request.text_tokens)?;
+        let short = tap::named("tokenizer", short).ids;
+        let long = tap::named("tokenizer_2", long).ids;
         let some = |ids: &Array, rows: Range<i32>| math::slice(ids, 0, rows.start, rows.end);
         let mut each = |encode: &dyn Fn(Range<i32>) -> framework::Result<Array>| {
             read.encode(request.at_once(), self.dtype, encode, encoded)

@@ -262,6 +262,7 @@ impl<D: Diffusion> Run<'_, D> {
             for (pictures, rng) in &mut noise {
                 let rows = first..first + *pictures;
                 first = rows.end;
+                let first = rows.start as usize;
                 let mut x = rng.normal(&model.noise(request, *pictures), Dtype::Float32)?;
                 if let Some((latents, _)) = begin {
                     let level = schedule.sigmas().first().copied().unwrap_or(1.0);
@@ -273,6 +274,7 @@ impl<D: Diffusion> Run<'_, D> {
                     let mut clean = None;
                     let mut denoise = |x: &Array, sigma: f64| {
                         let mut evaluate = |condition| {
+                            watch.tell(ImageEvent::Evaluating { first, step: step + 1, sigma, condition })?;
                             let velocity = velocity(&Evaluation { x, sigma, condition, rows: rows.clone() })?;
                             // One condition after the other needs the memory of one.
                             if request.is_guided() {
@@ -287,7 +289,6 @@ impl<D: Diffusion> Run<'_, D> {
                     };
                     x = sampler.step(&mut denoise, &x, sigma, next, *rng)?;
                     finite(&x, "denoising")?;
-                    let first = rows.start as usize;
                     watch.tell(ImageEvent::Latents { first, step: step + 1, latents: &x })?;
                     if let (Some(projection), Some(clean)) = (projection, clean) {
                         let preview = projection.apply(&model.unpacked(&clean, request)?)?;

@@ -18,13 +18,14 @@ pub(crate) struct Prompts {
     ends: bool,
 }
 
-/// Texts of one length.
+/// Texts of one length; observed as `#ids` and `#mask` of their tokenizer.
 pub struct Tokens {
     /// `[B, L]`, i32.
     pub ids: Array,
     /// `[B, L]`, booleans: what is no padding.
     pub mask: Array,
 }
+framework::observed! { Tokens { ids, mask } }
 
 impl Prompts {
     /// The tokenizer of a folder; its encoder has `vocabulary` tokens.

@@ -1,7 +1,7 @@
 //! What is told while images are made, and how the listener stops it.
 
 use crate::error::go_on;
-use framework::{Array, Result};
+use framework::{Array, Result, sample::Condition};
 use std::{
     cell::{Cell, RefCell},
     ops::ControlFlow,
@@ -50,6 +50,17 @@ pub enum ImageEvent<'a> {
         total: u64,
         /// How long the rest of the stage will take at the pace so far.
         remaining: Option<Duration>,
+    },
+    /// The denoiser is about to be evaluated; some samplers do so more than once a step, and guidance under each condition.
+    Evaluating {
+        /// The first of the pictures that it is evaluated for.
+        first: usize,
+        /// The step, from 1.
+        step: usize,
+        /// The noise level.
+        sigma: f64,
+        /// Under which condition.
+        condition: Condition,
     },
     /// The latents after a step of denoising, as the model has them: `[B, …]` of the pictures that are made at once.
     Latents {

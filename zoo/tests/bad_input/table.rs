@@ -394,6 +394,18 @@ fn pictures() -> Vec<Case> {
         "Two guidances that are one", "zoo generate heart --model DIR/pocket --guidance 2 --true-guidance 3", |world| world.with_pocket();
         "A guidance below 0 of a model that is guided by its negative prompt", "zoo generate heart --model DIR/pocket --guidance -1", |world| world.with_pocket();
         "A picture in a folder that is not there", "zoo generate heart --model DIR/flux --out DIR/none/heart.png", flux;
+        "Prompts that are not there", "zoo generate --prompts DIR/none.txt --model DIR/flux", flux;
+        "No prompts", "zoo generate --prompts DIR/question --model DIR/flux", |world| {
+            world.with_flux();
+            world.write("question", "\n \n");
+        };
+        "Prompts that are not text", "zoo generate --prompts DIR/question --model DIR/flux", |world| {
+            world.with_flux();
+            world.write("question", [0xff]);
+        };
+        "A prompt beside a file of prompts", "zoo generate heart --prompts DIR/question --model DIR/flux", flux;
+        "Pictures in a folder that holds something", "zoo generate --prompts DIR/question --model DIR/flux --out DIR/sharded", flux;
+        "A file in place of the folder of pictures", "zoo generate --prompts DIR/question --model DIR/flux --out DIR/question", flux;
         "A preview in a folder that is not there", "zoo generate heart --model DIR/flux --out DIR/a.png --preview DIR/none/b.png", flux;
     ]
 }
@@ -604,6 +616,16 @@ fn traces() -> Vec<Case> {
         "A pattern that is malformed", "zoo trace hello --match 'layers.{' --out DIR/trace --model DIR/snapshot", fine;
         "A model that is not there", "zoo trace hello --out DIR/trace --model DIR/none", fine;
         "An empty prompt", "zoo trace '' --out DIR/trace --model DIR/snapshot", fine;
+        "No prompt", "zoo trace --out DIR/trace --model DIR/snapshot", fine;
+        "Steps of a language model", "zoo trace hello --steps 2 --out DIR/trace --model DIR/snapshot", fine;
+        "A negative prompt of a language model", "zoo trace hello --negative world --out DIR/trace --model DIR/snapshot", fine;
+        "A picture without a prompt", "zoo trace --out DIR/trace --model DIR/flux", flux;
+        "A picture of no steps", "zoo trace heart --steps 0 --out DIR/trace --model DIR/flux", flux;
+        "A picture of no such activation", "zoo trace heart --steps 1 --width 64 --height 64 --match 'layers.*' --out DIR/trace --model DIR/flux", flux;
+        "A pipeline of another kind", "zoo trace heart --out DIR/trace --model DIR/flux", |world| {
+            world.with_flux();
+            world.write("flux/model_index.json", r#"{"_class_name": "FluxFillPipeline"}"#);
+        };
     ]
 }
 

@@ -22,6 +22,17 @@ pub enum Condition {
     Away,
 }
 
+impl Condition {
+    /// A word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Towards => "towards",
+            Self::Between => "between",
+            Self::Away => "away",
+        }
+    }
+}
+
 /// How predictions are combined. Norms and products run over all axes but the batch.
 ///
 /// A scale of 1 is off in every rule; diffusers' `use_original_formulation` has 0 there, and its scales are lower by 1.

@@ -8,7 +8,7 @@ mod build;
 mod config;
 mod encoder;
 mod family;
-mod feed;
+pub(crate) mod feed;
 mod model;
 mod parts;
 mod pipeline;

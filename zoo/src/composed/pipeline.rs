@@ -45,7 +45,7 @@ fn run(components: &Path, options: OpenOptions, arguments: &mut Arguments) -> Re
     let guided = call.request(pipeline.offers(), None).is_guided();
     call.negative = call.negative.or(Some(vec![String::new()])).filter(|_| guided);
     let read = |texts: &[String], length| Ok([pipeline.tokenizer.read(texts, length)?]);
-    call.run(&pipeline, None, &read, arguments)
+    call.run(&pipeline, None, read, arguments)
 }
 
 /// A flow-matching transformer described by its config with an autoencoder and, unless the transformer reads tokens
@@ -212,6 +212,7 @@ pub struct Encoded {
 
 impl Diffusion for ComposedPipeline {
     type Texts = Encoded;
+    type Denoiser = Composed;
 
     fn offers(&self) -> &Capabilities {
         &self.capabilities
@@ -285,18 +286,18 @@ impl Diffusion for ComposedPipeline {
         self.transformer.kept() + encoder + self.vae.kept()
     }
 
-    fn denoise(
-        &self,
+    fn denoiser(&self) -> &Component<Composed> {
+        &self.transformer
+    }
+
+    fn velocity<'a>(
+        &'a self,
+        transformer: &'a ComposedTransformer,
         request: &ImageRequest,
-        texts: &Encoded,
-        plan: &Plan,
-        watch: &Watch<'_>,
-        paint: &mut dyn FnMut(&Velocity<'_>) -> Result<()>,
-    ) -> Result<()> {
-        self.transformer.with(plan, watch, |transformer| {
-            let scene = Scene::new(transformer, self, request, texts)?;
-            paint(&|evaluation| scene.velocity(evaluation))
-        })
+        texts: &'a Encoded,
+    ) -> Outcome<Box<Velocity<'a>>> {
+        let scene = Scene::new(transformer, self, request, texts)?;
+        Ok(Box::new(move |evaluation| scene.velocity(evaluation)))
     }
 
     fn unpacked(&self, latents: &Array, request: &ImageRequest) -> Outcome<Array> {

@@ -59,7 +59,7 @@ fn run(
     arguments: &mut Arguments,
 ) -> Result<Outputs> {
     let pipeline = FluxPipeline::open(components, options, false)?;
-    call.run(&pipeline, init, &|texts, text_tokens| pipeline.tokens(texts, text_tokens), arguments)
+    call.run(&pipeline, init, |texts, text_tokens| pipeline.tokens(texts, text_tokens), arguments)
 }
 
 /// All but noise and pictures, and what diffusers assumes. `guidance` is what the class assumes.

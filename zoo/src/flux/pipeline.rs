@@ -146,6 +146,7 @@ fn capabilities(guided: bool) -> Result<&'static Capabilities> {
 
 impl Diffusion for FluxPipeline {
     type Texts = Texts;
+    type Denoiser = Flux;
 
     fn offers(&self) -> &Capabilities {
         &self.capabilities
@@ -228,18 +229,18 @@ impl Diffusion for FluxPipeline {
         self.transformer.kept() + self.text_encoder.kept() + self.text_encoder_2.kept() + self.vae.kept()
     }
 
-    fn denoise(
-        &self,
+    fn denoiser(&self) -> &Component<Flux> {
+        &self.transformer
+    }
+
+    fn velocity<'a>(
+        &'a self,
+        transformer: &'a FluxTransformer,
         request: &ImageRequest,
-        texts: &Texts,
-        plan: &Plan,
-        watch: &Watch<'_>,
-        paint: &mut dyn FnMut(&Velocity<'_>) -> Result<()>,
-    ) -> Result<()> {
-        self.transformer.with(plan, watch, |transformer| {
-            let scene = Scene::new(transformer, self, request, texts)?;
-            paint(&|evaluation| scene.velocity(evaluation))
-        })
+        texts: &'a Texts,
+    ) -> framework::Result<Box<Velocity<'a>>> {
+        let scene = Scene::new(transformer, self, request, texts)?;
+        Ok(Box::new(move |evaluation| scene.velocity(evaluation)))
     }
 
     fn unpacked(&self, latents: &Array, request: &ImageRequest) -> framework::Result<Array> {

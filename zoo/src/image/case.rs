@@ -100,7 +100,7 @@ impl Call {
         &self,
         pipeline: &D,
         init: Option<InitImage>,
-        read: &dyn Fn(&[String], usize) -> Result<[Tokens; N]>,
+        read: impl Fn(&[String], usize) -> Result<[Tokens; N]>,
         arguments: &mut Arguments,
     ) -> Result<Outputs> {
         let request = self.request(pipeline.offers(), init);

@@ -4,7 +4,7 @@ use super::{
     Capabilities, ImageEvent, ImageRequest, InitImage, Observer, Plan, Planned, Projection, Stage, Watch,
     preview::{self, bytes},
 };
-use crate::{Error, Result, autoencoder_kl::AutoencoderKl, component::Component, doctor, error::finite};
+use crate::{Error, Family, Result, autoencoder_kl::AutoencoderKl, component::Component, doctor, error::finite};
 use framework::{
     Array, Dtype, math, memory,
     sample::{Condition, Guide, Noising, Prediction, Rng, Schedule, Seeded},
@@ -43,6 +43,8 @@ pub trait Generator: Send {
 pub trait Diffusion: Send {
     /// Prompts as the model reads them.
     type Texts;
+    /// The family of the denoiser.
+    type Denoiser: Family;
 
     /// What may be asked of it.
     fn offers(&self) -> &Capabilities;
@@ -72,15 +74,15 @@ pub trait Diffusion: Send {
     fn encodings(&self, request: &ImageRequest) -> u64;
     /// Bytes of weights that are in memory between requests.
     fn kept(&self) -> u64;
-    /// Has the denoiser in memory while `paint` uses it.
-    fn denoise(
-        &self,
+    /// What predicts velocities.
+    fn denoiser(&self) -> &Component<Self::Denoiser>;
+    /// What it predicts for one request; what stays the same from step to step is made once.
+    fn velocity<'a>(
+        &'a self,
+        denoiser: &'a <Self::Denoiser as Family>::Model,
         request: &ImageRequest,
-        texts: &Self::Texts,
-        plan: &Plan,
-        watch: &Watch<'_>,
-        paint: &mut dyn FnMut(&Velocity<'_>) -> Result<()>,
-    ) -> Result<()>;
+        texts: &'a Self::Texts,
+    ) -> framework::Result<Box<Velocity<'a>>>;
     /// The model's latents → the autoencoder's, normalised, `[B, h, w, C]`.
     fn unpacked(&self, latents: &Array, request: &ImageRequest) -> framework::Result<Array>;
     /// The autoencoder's latents, normalised, `[B, h, w, C]` → the model's.
@@ -257,7 +259,8 @@ impl<D: Diffusion> Run<'_, D> {
         let steps = schedule.steps();
         let total = (steps * noise.len()) as u64;
         let (mut noise, mut finished) = (noise, Vec::new());
-        model.denoise(request, texts, plan, watch, &mut |velocity| {
+        model.denoiser().with(plan, watch, |denoiser| {
+            let velocity = model.velocity(denoiser, request, texts)?;
             let mut first = 0;
             for (pictures, rng) in &mut noise {
                 let rows = first..first + *pictures;

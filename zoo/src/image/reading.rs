@@ -102,6 +102,6 @@ mod tests {
     fn parts_cover_all_texts() {
         let read = Reading::of(&plain());
         assert_eq!(read.parts(1).collect::<Vec<_>>(), [0..1, 1..2]);
-        assert_eq!(read.parts(7).collect::<Vec<_>>(), [0..2]);
+        assert_eq!((read.parts(7).len(), read.parts(7).next()), (1, Some(0..2)));
     }
 }

@@ -85,7 +85,7 @@ enum Command {
     /// index.json names them in order. Of pictures, a path begins with its component, and each entry says the step, which is
     /// 0 before denoising and none after it; of each evaluation of the denoiser also the noise level, the first of the
     /// pictures that it is for, and, where it is guided, the condition: towards or away. A language model reads --model,
-    /// --weights and --dtype alone.
+    /// --weights and --dtype alone; without --model and --from it is smollm2-135m-instruct.
     Trace(trace::TraceArguments),
     /// Print the noise levels of a schedule, and the timesteps that condition the model, as JSON.
     Sigmas(sigmas::Arguments),

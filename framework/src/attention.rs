@@ -343,8 +343,7 @@ fn bounded(
     let shape = [batch, kv_heads, heads / kv_heads.max(1), queries, dim];
     let grouped = math::scaled(q, scale.into())?.reshape(&shape)?;
     let scores = grouped.matmul(k.expand_dims(2)?.transpose_axes(&[0, 1, 2, 4, 3])?)?;
-    let scores = math::scaled(&ops::tanh(&math::scaled(&scores, 1.0 / f64::from(cap))?)?, cap.into())?;
-    let mut scores = scores.reshape(&[batch, heads, queries, keys])?;
+    let mut scores = math::bounded(&scores, cap.into())?.reshape(&[batch, heads, queries, keys])?;
     if let Some(mask) = mask.additive(queries, keys, q.dtype())? {
         scores = math::add(&scores, &mask)?;
     }

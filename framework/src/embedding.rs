@@ -30,6 +30,11 @@ impl Embedding {
         self.weight.rows(ids)
     }
 
+    /// The rows at `ids` `[B, L]`, times `scale` in their dtype → `[B, L, D]` (Gemma).
+    pub fn scaled(&self, ids: &Array, scale: f32) -> Result<Array> {
+        math::scaled(&self.forward(ids)?, scale.into())
+    }
+
     /// The rows of the first `length` places → `[1, length, D]`: a table of learned positions.
     ///
     /// # Errors

@@ -42,6 +42,12 @@ impl Mask {
         Self { causal: true, window: Some(window), ..Self::default() }
     }
 
+    /// As a causal mask of which a query sees the `window` newest keys only, if there is one.
+    #[must_use]
+    pub fn within(self, window: Option<i32>) -> Self {
+        Self { window, ..self }
+    }
+
     /// Queries see keys of their own segment only: block-diagonal. `queries` `[B, L]`, `keys` `[B, S]`, integers.
     #[must_use]
     pub fn blocks(self, queries: Array, keys: Array) -> Self {
@@ -68,7 +74,7 @@ impl Mask {
 
     /// The mask for `queries` newest of `keys` positions, ready for attention in `dtype`. Build it once a call.
     ///
-    /// What is hidden gets a finite minimum: MLX answers NaN to a row of −∞.
+    /// Parts that tell of more keys hold for the newest of them: those that a rotating cache still has. What is hidden gets a finite minimum: MLX answers NaN to a row of −∞.
     pub fn lower(&self, queries: i32, keys: i32, dtype: Dtype) -> Result<Lowered> {
         let window = self.window.filter(|&window| window < keys);
         if window.is_some_and(|window| window < 1) {
@@ -79,18 +85,19 @@ impl Mask {
             let alone = !self.causal || queries == 1;
             return Ok(if alone { Lowered::None } else { Lowered::Causal });
         }
-        let mut visible = self.visible.as_ref().map(truth).transpose()?;
+        let mut visible = self.visible.as_ref().map(|visible| truth(&newest(visible, keys)?)).transpose()?;
         if self.causal {
             narrow(&mut visible, triangle(queries, keys, window)?)?;
         }
-        if let Some(keys) = &self.keys {
-            narrow(&mut visible, truth(keys)?.expand_dims_axes(&[1, 2])?)?;
+        if let Some(padding) = &self.keys {
+            narrow(&mut visible, truth(&newest(padding, keys)?)?.expand_dims_axes(&[1, 2])?)?;
         }
         if let Some((queries, keys)) = &self.segments {
             let same = queries.expand_dims(-1)?.eq(keys.expand_dims(-2)?)?;
             narrow(&mut visible, same.expand_dims(1)?)?;
         }
-        let bias = self.bias.as_ref().map(|bias| bias.as_dtype(dtype)).transpose()?;
+        let bias = self.bias.as_ref().map(|bias| -> Result<Array> { Ok(newest(bias, keys)?.as_dtype(dtype)?) });
+        let bias = bias.transpose()?;
         let additive = match (visible, bias) {
             (Some(visible), Some(bias)) => ops::select(visible, bias, hidden(dtype)?)?,
             (Some(visible), None) => ops::select(visible, math::scalar(0.0, dtype)?, hidden(dtype)?)?,
@@ -156,6 +163,12 @@ fn hidden(dtype: Dtype) -> Result<Array> {
     math::scalar(lowest, dtype)
 }
 
+/// The last `keys` columns, of what has more.
+fn newest(x: &Array, keys: i32) -> Result<Array> {
+    let columns = math::last(x)?;
+    if columns > keys { math::slice(x, -1, columns - keys, columns) } else { Ok(x.clone()) }
+}
+
 fn truth(x: &Array) -> Result<Array> {
     Ok(x.as_dtype(Dtype::Bool)?)
 }
@@ -213,6 +226,16 @@ mod tests {
         let segments = math::array(&[7, 7, 8], &[1, 3]).unwrap();
         let rows = seen(&Mask::causal().blocks(segments.clone(), segments), 3, 3);
         assert_eq!(rows, [[true, false, false], [true, true, false], [false, false, true]]);
+    }
+
+    #[test]
+    fn parts_that_tell_of_more_keys_hold_for_the_newest() {
+        let padding = math::array(&[1, 1, 0, 1], &[1, 4]).unwrap();
+        let mask = Mask::causal().keys(padding).within(Some(2));
+        assert_eq!(seen(&mask, 1, 2), [[false, true]]);
+        assert_eq!(seen(&mask, 1, 4), [[false, false, false, true]]);
+        let bias = math::array(&[-1f32, 0.0, 0.0], &[1, 3]).unwrap();
+        assert_eq!(seen(&Mask::none().bias(bias), 1, 2), [[true, true]]);
     }
 
     #[test]

@@ -113,6 +113,11 @@ pub fn gelu(x: &Array) -> Result<Array> {
     scaled(&x.multiply(phi)?, 0.5)
 }
 
+/// `bound tanh(x / bound)`: bounded to ±`bound` (<https://arxiv.org/abs/2408.00118>).
+pub fn bounded(x: &Array, bound: f64) -> Result<Array> {
+    scaled(&ops::tanh(&scaled(x, 1.0 / bound)?)?, bound)
+}
+
 /// GELU by its tanh approximation: `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
 pub fn gelu_tanh(x: &Array) -> Result<Array> {
     let cubic = x.add(scaled(&x.multiply(x.multiply(x)?)?, 0.044_715)?)?;

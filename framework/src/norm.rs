@@ -11,7 +11,7 @@ pub trait Norm: Module {
 
 /// `y = x / √(mean(x²) + ε) · (w + offset)` over the last axis (<https://arxiv.org/abs/1910.07467>).
 ///
-/// The mean is taken in f32 whatever the dtype of `x`.
+/// The mean is taken in f32 whatever the dtype of `x`, and so is the sum of the weight and an offset.
 #[derive(Debug)]
 pub struct RmsNorm {
     /// `[D]`.
@@ -34,7 +34,7 @@ impl Norm for RmsNorm {
     fn forward(&self, x: &Array) -> Result<Array> {
         let weight = match &self.weight {
             Some(weight) if self.offset == 0.0 => Some(weight.get()),
-            Some(weight) => Some(math::offset(&weight.get(), self.offset.into())?),
+            Some(weight) => Some(math::offset(&weight.get().as_dtype(Dtype::Float32)?, self.offset.into())?),
             None => None,
         };
         Ok(fast::rms_norm(x, weight.as_ref(), self.eps)?.as_dtype(x.dtype())?)

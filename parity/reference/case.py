@@ -187,7 +187,7 @@ def run(model: nn.Module, case: ModelCase) -> tuple[list[Return], list[dict[str,
     with torch.no_grad():
         for call in case.calls:
             value = getattr(model, call.method)(**call.inputs, **call.arguments, **state)
-            state = {key: value[key] for key in case.carry}
+            state = {key: value.get(key) for key in case.carry}
             tensors = tensors_of(value)
             outputs.append({key: t for key, t in tensors.items() if key.split(".")[0] not in case.carry})
     for handle in handles:

@@ -43,6 +43,7 @@ mod open;
 pub mod picture;
 mod positions;
 pub mod published;
+mod qwen;
 pub mod registry;
 mod rope;
 mod sizes;

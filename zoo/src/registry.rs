@@ -20,8 +20,8 @@ pub trait Family: 'static {
     const NAMES: &'static [&'static str];
     /// Keys of upstream's config that change nothing here, with the reason.
     const IGNORED: &'static [(&'static str, &'static str)];
-    /// Upstream's config, field for field.
-    type Config: DeserializeOwned;
+    /// Upstream's config, field for field, or what it amounts to.
+    type Config;
     /// The tree of blocks.
     type Model: Module + Send + 'static;
 
@@ -258,6 +258,8 @@ impl Entry {
 /// All families. An explicit table: a row cannot be lost by a linker.
 pub const MODELS: &[Entry] = &[
     causal_lm::<crate::llama::Llama>(),
+    causal_lm::<crate::qwen::Qwen2>(),
+    causal_lm::<crate::qwen::Qwen3>(),
     entry::<crate::autoencoder_kl::AutoencoderKl>(),
     entry::<crate::flux::Flux>(),
     entry::<crate::clip::Clip>(),
@@ -391,14 +393,20 @@ pub fn parse_config<C: DeserializeOwned>(json: &serde_json::Value) -> Result<(C,
 /// The config of a checkpoint with a `config.json`.
 ///
 /// Unknown keys are refused: a key that nobody reads is how a scaling gets lost.
-pub fn json_config<F: Family>(checkpoint: &Checkpoint<'_>) -> Result<Option<F::Config>> {
+pub fn json_config<F: Family<Config: DeserializeOwned>>(checkpoint: &Checkpoint<'_>) -> Result<Option<F::Config>> {
     let Config::Json(json) = &checkpoint.config else {
         return Ok(None);
     };
-    let (config, mut unread) = parse_config(json)?;
-    unread.retain(|key| !crate::boilerplate::is_ignored(key, F::IGNORED));
+    let (config, unread) = parse_config(json)?;
+    refuse_unread(unread, F::IGNORED)?;
+    Ok(Some(config))
+}
+
+/// Refuses keys of a config that are neither read nor ignored for a reason.
+pub(crate) fn refuse_unread(mut unread: Vec<String>, ignored: &[(&str, &str)]) -> Result<()> {
+    unread.retain(|key| !crate::boilerplate::is_ignored(key, ignored));
     if unread.is_empty() {
-        return Ok(Some(config));
+        return Ok(());
     }
     let problem = format!(
         "this family does not know the keys {}, and what they ask for would be lost; delete those that ask for nothing",

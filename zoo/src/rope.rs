@@ -18,6 +18,8 @@ pub struct RopeKeys<'a> {
     pub scaling: Option<&'a Map<String, Value>>,
     /// Both, in the new spelling.
     pub parameters: Option<&'a Map<String, Value>>,
+    /// Which share of a head rotates, where neither says so.
+    pub share: Option<f64>,
 }
 
 impl RopeKeys<'_> {
@@ -25,13 +27,14 @@ impl RopeKeys<'_> {
     ///
     /// # Errors
     /// When a type of scaling is unknown or lacks a key; names it.
-    pub fn rope(&self, head_dim: i32, context: i32, default_theta: f64) -> framework::Result<Rope> {
+    pub fn rope(&self, head_dim: i32, context: i32) -> framework::Result<Rope> {
         let mut keys = self.parameters.or(self.scaling).cloned().unwrap_or_default();
-        let theta = number(&mut keys, "rope_theta")?.or(self.theta).unwrap_or(default_theta);
+        let none = || framework::Error::config("rope_theta", "is missing: the base of the rope");
+        let theta = number(&mut keys, "rope_theta")?.or(self.theta).ok_or_else(none)?;
         let share = match keys.get("rope_type").or(keys.get("type")).and_then(Value::as_str) {
             // Proportional frequencies are those of the whole head.
             Some("proportional") => 1.0,
-            _ => number(&mut keys, "partial_rotary_factor")?.unwrap_or(1.0),
+            _ => number(&mut keys, "partial_rotary_factor")?.or(self.share).unwrap_or(1.0),
         };
         let dims = (f64::from(head_dim) * share) as i32;
         let scaling = scaling(keys, context)?;
@@ -149,8 +152,10 @@ mod tests {
     fn rope(json: &str) -> framework::Result<Rope> {
         let json: Map<String, Value> = serde_json::from_str(json).unwrap();
         let object = |key: &str| json.get(key).and_then(Value::as_object);
-        let theta = json.get("rope_theta").and_then(Value::as_f64);
-        RopeKeys { theta, scaling: object("rope_scaling"), parameters: object("rope_parameters") }.rope(8, 64, 1e4)
+        let theta = json.get("rope_theta").and_then(Value::as_f64).or(Some(1e4));
+        let keys =
+            RopeKeys { theta, scaling: object("rope_scaling"), parameters: object("rope_parameters"), share: None };
+        keys.rope(8, 64)
     }
 
     #[test]

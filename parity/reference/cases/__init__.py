@@ -2,7 +2,7 @@
 
 from case import BlockCase, ModelCase
 
-from . import blocks, composed, encoders, flux, llama, vae
+from . import blocks, composed, decoders, encoders, flux, llama, vae
 
 
 def all_cases() -> list[ModelCase | BlockCase]:
@@ -10,6 +10,7 @@ def all_cases() -> list[ModelCase | BlockCase]:
     cases: list[ModelCase | BlockCase] = [
         *flux.cases(),
         *llama.cases(),
+        *decoders.cases(),
         *encoders.cases(),
         *vae.cases(),
         *composed.cases(),

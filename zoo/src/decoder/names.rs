@@ -1,0 +1,105 @@
+//! What the tensors of a decoder are called in files.
+
+use super::{DecoderSpec, Wiring};
+use framework::weights::{RowOrder, WeightMap};
+
+/// What a family calls differently from the others.
+#[derive(Clone, Copy, Debug)]
+pub struct Naming {
+    /// transformers' names of a layer's norms, in the order in which they are applied: two, or four of a sandwich.
+    pub norms: &'static [&'static str],
+    /// Whether gate and up are one matrix, the gate's rows first.
+    pub gate_up: bool,
+}
+
+impl Naming {
+    /// Llama's.
+    pub const PLAIN: Self = Self { norms: &["input_layernorm", "post_attention_layernorm"], gate_up: false };
+}
+
+impl Wiring {
+    /// Our names of a layer's norms, in the order in which they are applied.
+    fn norms(self) -> &'static [&'static str] {
+        match self {
+            Self::PreNorm => &["norm1", "norm2"],
+            Self::Sandwich => &["norm1", "norm2", "ffn_norm1", "ffn_norm2"],
+        }
+    }
+
+    /// llama.cpp's.
+    fn gguf_norms(self) -> &'static [&'static str] {
+        match self {
+            Self::PreNorm => &["attn_norm", "ffn_norm"],
+            Self::Sandwich => &["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"],
+        }
+    }
+}
+
+/// The names in transformers' files.
+pub fn transformers(spec: &DecoderSpec, naming: Naming) -> WeightMap {
+    let mut map = WeightMap::default()
+        .rename("model.embed_tokens.{p:*}", "embed_tokens.{p:*}")
+        .rename("model.layers.{i}.self_attn.{x}_proj.{p:*}", "layers.{i}.attn.{x}.{p:*}")
+        .rename("model.norm.{p:*}", "norm.{p:*}")
+        .drop("model.layers.{i}.self_attn.rotary_emb.inv_freq", "computed from rope_theta")
+        .optional()
+        .alias("model", ["norm"])
+        .unobserved("model.rotary_emb", "tables of a call, lent to the layers")
+        .unobserved("model.layers.{i}.mlp.act_fn", "a function here")
+        .unobserved("model.layers.{i}.mlp.activation_fn", "a function here");
+    for (theirs, ours) in naming.norms.iter().zip(spec.wiring.norms()) {
+        map = map.rename(&format!("model.layers.{{i}}.{theirs}.{{p:*}}"), &format!("layers.{{i}}.{ours}.{{p:*}}"));
+    }
+    if spec.qk_norm {
+        map = map.rename("model.layers.{i}.self_attn.{x}_norm.{p:*}", "layers.{i}.attn.{x}_norm.{p:*}");
+    }
+    map = if naming.gate_up {
+        split_gate_up(map, "model.layers.{i}.mlp.gate_up_proj.{p:*}", spec)
+            .rename("model.layers.{i}.mlp.down_proj.{p:*}", "layers.{i}.ffn.down.{p:*}")
+    } else {
+        map.rename("model.layers.{i}.mlp.{x}_proj.{p:*}", "layers.{i}.ffn.{x}.{p:*}")
+    };
+    if spec.tied {
+        map.tied("lm_head.weight", "model.embed_tokens.weight").alias("lm_head", ["lm_head"])
+    } else {
+        map.rename("lm_head.{p:*}", "lm_head.{p:*}")
+    }
+}
+
+/// The names in llama.cpp's files. Where it rotates neighbours and transformers halves, it stores the rows of queries and
+/// keys in that order (`interleaved`); the rule puts them back.
+pub fn gguf(spec: &DecoderSpec, naming: Naming, interleaved: bool) -> WeightMap {
+    let mut map = WeightMap::default()
+        .rename("token_embd.{p:*}", "embed_tokens.{p:*}")
+        .rename("blk.{i}.attn_v.{p:*}", "layers.{i}.attn.v.{p:*}")
+        .rename("blk.{i}.attn_output.{p:*}", "layers.{i}.attn.o.{p:*}")
+        .rename("blk.{i}.ffn_down.{p:*}", "layers.{i}.ffn.down.{p:*}")
+        .rename("output_norm.{p:*}", "norm.{p:*}")
+        .drop("rope_freqs.weight", "read with the config")
+        .optional();
+    for (x, heads) in [("q", spec.sizes.heads), ("k", spec.sizes.kv_heads)] {
+        let (theirs, ours) = (format!("blk.{{i}}.attn_{x}.{{p:*}}"), format!("layers.{{i}}.attn.{x}.{{p:*}}"));
+        map = match interleaved {
+            true => map.permute_rows(&theirs, &ours, RowOrder::InterleavedToHalf { heads: heads.max(1) as usize }),
+            false => map.rename(&theirs, &ours),
+        };
+    }
+    for (theirs, ours) in spec.wiring.gguf_norms().iter().zip(spec.wiring.norms()) {
+        map = map.rename(&format!("blk.{{i}}.{theirs}.{{p:*}}"), &format!("layers.{{i}}.{ours}.{{p:*}}"));
+    }
+    if spec.qk_norm {
+        map = map.rename("blk.{i}.attn_{x}_norm.{p:*}", "layers.{i}.attn.{x}_norm.{p:*}");
+    }
+    map = if naming.gate_up {
+        split_gate_up(map, "blk.{i}.ffn_up.{p:*}", spec)
+    } else {
+        map.rename("blk.{i}.ffn_gate.{p:*}", "layers.{i}.ffn.gate.{p:*}")
+            .rename("blk.{i}.ffn_up.{p:*}", "layers.{i}.ffn.up.{p:*}")
+    };
+    if spec.tied { map } else { map.rename("output.{p:*}", "lm_head.{p:*}") }
+}
+
+fn split_gate_up(map: WeightMap, theirs: &str, spec: &DecoderSpec) -> WeightMap {
+    let ours = ["layers.{i}.ffn.gate.{p:*}", "layers.{i}.ffn.up.{p:*}"];
+    map.split(theirs, ours, 0, [spec.hidden.max(1) as usize; 2])
+}

@@ -51,6 +51,18 @@ impl KvCache {
         *self = Self { window: self.window, ..Self::default() };
     }
 
+    /// Forgets all but the first `seen` tokens. False, with nothing changed, where there are not so many, or the window has let
+    /// go of what the token after them would see.
+    pub fn rewind(&mut self, seen: i32) -> bool {
+        let first = self.seen - self.end;
+        let needed = self.window.map_or(0, |window| (seen - (window - 1)).max(0));
+        if seen < 0 || seen > self.seen || needed < first {
+            return false;
+        }
+        (self.start, self.end, self.seen) = (needed - first, seen - first, seen);
+        true
+    }
+
     /// Bytes that the buffers hold.
     pub fn bytes(&self) -> usize {
         self.buffers.as_ref().map_or(0, |(keys, values)| keys.nbytes() + values.nbytes())
@@ -171,6 +183,34 @@ mod tests {
         for (seen, length) in run(KvCache::rotating(4), &calls).into_iter().zip(calls) {
             end += length;
             assert_eq!(seen, range((end - length - 3).max(0), end));
+        }
+    }
+
+    #[test]
+    fn a_cache_goes_back_as_far_as_it_remembers() {
+        for (window, calls, back, possible) in [
+            (None, &[5, 1, 300, 1][..], 3, true),
+            (None, &[5], 0, true),
+            (None, &[5], 6, false),
+            (None, &[5], -1, false),
+            (Some(4), &[3, 1, 1], 2, true),
+            (Some(4), &[3, 1, 1, 1, 1], 5, true),
+            (Some(4), &[3, 1, 1, 1, 1, 1, 1], 7, true),
+            (Some(4), &[3, 1, 1, 1, 1, 1, 1], 6, false),
+            (Some(4), &[9], 9, true),
+        ] {
+            let mut cache = window.map_or_else(KvCache::growing, KvCache::rotating);
+            let mut from = 0;
+            for &length in calls {
+                cache.update(keys(from, length), keys(from, length)).unwrap();
+                from += length;
+            }
+            assert_eq!(cache.rewind(back), possible, "{window:?} {calls:?} to {back}");
+            let at = if possible { back } else { from };
+            assert_eq!(cache.seen(), at);
+            let (k, _) = cache.update(keys(at, 2), keys(at, 2)).unwrap();
+            let oldest = window.map_or(0, |window| (at - (window - 1)).max(0));
+            assert_eq!(math::read::<f32>(&k).unwrap(), range(oldest, at + 2), "{window:?} {calls:?} to {back}");
         }
     }
 

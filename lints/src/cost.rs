@@ -49,6 +49,10 @@ fn is_family(item: &Item) -> bool {
     let Item::Impl(block) = item else {
         return false;
     };
+    // What implements it for all of a kind is no family.
+    if !block.generics.params.is_empty() {
+        return false;
+    }
     let name = block.trait_.as_ref().and_then(|(_, path, _)| path.segments.last());
     name.is_some_and(|segment| segment.ident == "Family")
 }
@@ -74,7 +78,7 @@ mod tests {
                     #[cfg(test)]\nmod tests {\n    fn t() {}\n}\n";
         let family = Source::parse("zoo/src/x.rs", text).unwrap();
         let part = Source::parse("zoo/src/x/part.rs", "fn a() {}\n").unwrap();
-        let other = Source::parse("zoo/src/xy.rs", "fn a() {}\n").unwrap();
+        let other = Source::parse("zoo/src/xy.rs", "impl<D: Kind> Family for D {}\n").unwrap();
         assert_eq!(costs(&[family, part, other]), [("zoo/src/x.rs".to_owned(), 7)]);
     }
 

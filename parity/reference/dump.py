@@ -18,6 +18,7 @@ from case import BlockCase, write_block, write_model  # noqa: E402
 from cases import all_cases  # noqa: E402
 from composed_pipeline import cases as composed_pipeline_cases  # noqa: E402
 from composed_pipeline import write_composed_pipeline  # noqa: E402
+from gguf_files import write_gguf_files  # noqa: E402
 from headers import write_headers  # noqa: E402
 from pipelines import cases as pipeline_cases  # noqa: E402
 from pipelines import write_pipeline  # noqa: E402
@@ -45,6 +46,7 @@ def main() -> None:
     chosen.add_argument("--all", action="store_true", help="every case, the headers and the goldens of real weights")
     chosen.add_argument("--case", metavar="PATTERN", help="cases whose name matches, such as 'llama/*'")
     chosen.add_argument("--headers", action="store_true", help="the headers of published checkpoints")
+    chosen.add_argument("--gguf", action="store_true", help="tiny GGUF files and what they are expected to give")
     chosen.add_argument("--smollm2", action="store_true", help="the goldens of SmolLM2's weights and tokenizer")
     chosen.add_argument("--list", action="store_true", help="print the names and stop")
     parser.add_argument("--out", type=Path, default=FIXTURES)
@@ -60,6 +62,8 @@ def main() -> None:
         write_pipelines(arguments.case or "*", arguments.out)
     if arguments.all or arguments.headers:
         write_headers(arguments.out)
+    if arguments.all or arguments.gguf:
+        write_gguf_files(arguments.out)
     if arguments.all or arguments.smollm2:
         write_smollm2(arguments.out)
 

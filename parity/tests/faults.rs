@@ -114,6 +114,86 @@ fn llama() -> Vec<Row> {
     ]
 }
 
+/// Llama's relatives: base cases observe layers, attentions and networks, bf16 ones every part of the first layer.
+fn decoders() -> Vec<(&'static str, Vec<Row>)> {
+    let layer = |i: usize, part: &str| format!("model.layers.{i}.{part}");
+    let attention = |i: usize| layer(i, "self_attn");
+    let eps = || vec![("base", times(10.0, "/rms_norm_eps", ATTENTION)), ("bf16", times(10.0, "/rms_norm_eps", NORM1))];
+    let with = |rows: Vec<Row>| [eps(), rows].concat();
+    let theta = |name: &str| times(1.01, &format!("/rope_parameters{name}/rope_theta"), ATTENTION);
+    let [q, k] = ["q", "k"].map(|x| layer(0, &format!("self_attn.{x}_norm.weight")));
+    let yarn = json!({"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 16});
+    let norms =
+        ["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"];
+    let [norm1, norm2, norm3, norm4] = norms.map(|norm| layer(0, &format!("{norm}.weight")));
+    let glm4 = ["post_self_attn_layernorm", "post_mlp_layernorm"].map(|norm| layer(0, &format!("{norm}.weight")));
+    let (mlp, gate_up) = (layer(0, "mlp"), layer(0, "mlp.gate_up_proj.weight"));
+    vec![
+        (
+            "qwen2",
+            with(vec![
+                ("base", theta("")),
+                ("base", set("/sliding_window", json!(6), &attention(1))),
+                ("base", weight(Negate, &layer(0, "self_attn.q_proj.bias"), ATTENTION)),
+                ("published-yarn", set("/rope_scaling", yarn, "model.layers.0")),
+                ("published-yarn", set("/use_sliding_window", json!(true), "model.layers.1")),
+            ]),
+        ),
+        (
+            "qwen3",
+            with(vec![
+                ("base", theta("")),
+                ("base", set("/sliding_window", json!(4), ATTENTION)),
+                ("base", set("/layer_types", json!(["full_attention", "sliding_attention"]), ATTENTION)),
+                ("base", swapped(&q, &k, ATTENTION)),
+                ("bf16", weight(Roll(1), &q, "model.layers.0.self_attn.q_norm")),
+            ]),
+        ),
+        ("mistral", with(vec![("base", theta("")), ("base", set("/sliding_window", json!(6), ATTENTION))])),
+        (
+            "gemma3",
+            with(vec![
+                ("base", theta("/sliding_attention")),
+                ("base", times(10.0, "/rope_parameters/full_attention/rope_theta", &attention(1))),
+                ("base", times(1.1, "/query_pre_attn_scalar", ATTENTION)),
+                ("base", set("/sliding_window", json!(6), ATTENTION)),
+                ("base", times(1.1, "/final_logit_softcapping", "output/0/logits")),
+                ("base", swapped(&norm1, &norm2, ATTENTION)),
+                ("base", swapped(&norm3, &norm4, &mlp)),
+                ("base", swapped(&q, &k, ATTENTION)),
+                ("multimodal", times(10.0, "/text_config/rms_norm_eps", "model.language_model.layers.0")),
+                ("published", set("/sliding_window_pattern", json!(5), "model.layers.4")),
+                ("published", times(2.0, "/rope_local_base_freq", "model.layers.0")),
+                ("published", times(2.0, "/rope_theta", "model.layers.5")),
+            ]),
+        ),
+        (
+            "smollm3",
+            with(vec![
+                ("base", theta("")),
+                ("base", set("/no_rope_layers", json!([1, 1]), &attention(1))),
+                ("base", set("/sliding_window", json!(6), &attention(1))),
+            ]),
+        ),
+        (
+            "glm",
+            vec![
+                ("base", times(10.0, "/rms_norm_eps", NORM1)),
+                ("base", set("/rope_parameters/partial_rotary_factor", json!(1.0), O)),
+            ],
+        ),
+        (
+            "glm4",
+            with(vec![
+                ("base", theta("")),
+                ("base", set("/rope_parameters/partial_rotary_factor", json!(1.0), ATTENTION)),
+                ("base", weight(HALVES, &gate_up, &mlp)),
+                ("base", swapped(&glm4[0], &glm4[1], "model.layers.0.mlp")),
+            ]),
+        ),
+    ]
+}
+
 fn norms_and_layers() -> Vec<Row> {
     vec![
         ("rms-norm*", times(10.0, "/eps", OUT)),
@@ -352,13 +432,15 @@ fn main() -> ExitCode {
     let suite = Arc::new(parity::models());
     let blocks = [norms_and_layers(), ropes(), attention(), modulated()].concat();
     let mut trials = Vec::new();
-    for (folder, rows) in [
+    let mut folders = decoders();
+    folders.extend([
         ("llama", llama()),
         ("flux", flux()),
         ("flux-pipeline", flux_pipeline()),
         ("composed-pipeline", composed_pipeline()),
         ("framework", blocks),
-    ] {
+    ]);
+    for (folder, rows) in folders {
         let cases = find(&[fixtures().join(folder)]).expect("the fixtures");
         let mut faultless: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
         for (pattern, fault) in rows {

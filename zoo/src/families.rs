@@ -5,7 +5,11 @@ pub use crate::{
     clip::Clip,
     composed::Composed,
     flux::Flux,
+    gemma3::Gemma3,
+    glm::{Glm, Glm4},
     llama::Llama,
+    mistral::Mistral,
     qwen::{Qwen2, Qwen3},
+    smollm3::SmolLm3,
     t5::T5,
 };

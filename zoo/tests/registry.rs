@@ -87,8 +87,11 @@ fn what_is_saved_is_what_was_loaded() {
         let original = Source::open(&weights).unwrap();
         save(opened.module(), opened.map(), Some(original.header()), &copy).unwrap();
         let copy = Source::open(&copy).unwrap();
-        assert_eq!(copy.header().tensors, original.header().tensors, "{}", case.display());
-        for name in original.header().tensors.keys() {
+        // A language model saves what it reads of a larger one.
+        let mut tensors = original.header().tensors.clone();
+        tensors.retain(|name, _| !name.starts_with("model.vision_tower.") && !name.starts_with("model.multi_modal"));
+        assert_eq!(copy.header().tensors, tensors, "{}", case.display());
+        for name in tensors.keys() {
             assert_eq!(copy.read(name).unwrap(), original.read(name).unwrap(), "{name}");
         }
     }

@@ -25,6 +25,8 @@ pub trait Family: 'static {
     const NAMING: Naming = Naming::PLAIN;
     /// llama.cpp's files of it.
     const GGUF: Option<GgufNaming>;
+    /// The larger model of whose checkpoints it may be a part.
+    const INSIDE: Option<Inside> = None;
     /// The keys of its config beside [`Keys`].
     type Own: DeserializeOwned;
 
@@ -33,6 +35,15 @@ pub trait Family: 'static {
 
     /// What a config amounts to.
     fn spec(keys: &Keys, own: &Self::Own) -> Result<DecoderSpec>;
+}
+
+/// A model that reads more than text, of which a decoder is the language model. Its config has the decoder's as `text_config`.
+#[derive(Clone, Copy)]
+pub struct Inside {
+    /// Its `model_type`.
+    pub model_type: &'static str,
+    /// Keys of its config that change nothing in the language model, with the reason.
+    pub ignored: &'static [(&'static str, &'static str)],
 }
 
 /// The keys that the configs of all decoders have.
@@ -177,6 +188,8 @@ impl<D: Family> registry::Family for D {
                     config: json_spec::<D>,
                     map: |spec| names::transformers(spec, D::NAMING),
                 },
+                Layout { name: "multimodal", config: inside_spec::<D>, map: |spec| names::inside(spec, D::NAMING) },
+                Layout { name: "multimodal-5", config: inside_spec::<D>, map: |spec| names::inside_5(spec, D::NAMING) },
                 Layout { name: "gguf", config: gguf_spec::<D>, map: gguf_map::<D> },
             ]
         }
@@ -187,17 +200,43 @@ impl<D: Family> registry::Family for D {
     }
 }
 
-/// Reads a config twice, for what all decoders have and for what this family has; a key that neither reads is refused.
 fn json_spec<D: Family>(checkpoint: &Checkpoint<'_>) -> crate::Result<Option<DecoderSpec>> {
+    match &checkpoint.config {
+        Config::Json(json) if inside::<D>(json).is_none() => read::<D>(json.clone()).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// The larger model that a config is of.
+fn inside<D: Family>(json: &Value) -> Option<Inside> {
+    D::INSIDE.filter(|inside| json.get("model_type").and_then(Value::as_str) == Some(inside.model_type))
+}
+
+/// The config of a language model inside a larger model.
+fn inside_spec<D: Family>(checkpoint: &Checkpoint<'_>) -> crate::Result<Option<DecoderSpec>> {
+    #[derive(Deserialize)]
+    struct Whole {
+        text_config: Value,
+    }
     let Config::Json(json) = &checkpoint.config else {
         return Ok(None);
     };
-    let json = with_defaults::<D>(json.clone());
+    let Some(inside) = inside::<D>(json) else {
+        return Ok(None);
+    };
+    let (Whole { text_config }, unread) = parse_config(json)?;
+    refuse_unread(unread, inside.ignored)?;
+    read::<D>(text_config).map(Some)
+}
+
+/// Reads a config twice, for what all decoders have and for what this family has; a key that neither reads is refused.
+fn read<D: Family>(json: Value) -> crate::Result<DecoderSpec> {
+    let json = with_defaults::<D>(json);
     let (keys, mut unread) = parse_config::<Keys>(&json)?;
     let (own, also) = parse_config::<D::Own>(&json)?;
     unread.retain(|key| also.contains(key));
     refuse_unread(unread, D::IGNORED)?;
-    Ok(Some(D::spec(&keys, &own)?))
+    Ok(D::spec(&keys, &own)?)
 }
 
 fn with_defaults<D: Family>(mut json: Value) -> Value {

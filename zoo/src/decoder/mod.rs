@@ -5,7 +5,7 @@ mod family;
 mod names;
 mod spec;
 
-pub use family::{Family, GgufNaming, Keys, LayerType};
+pub use family::{Family, GgufNaming, Inside, Keys, LayerType};
 pub use names::Naming;
 pub use spec::{Biases, DecoderSpec, LayerKind, Wiring};
 
@@ -120,6 +120,27 @@ impl Decoder {
         Ok(x)
     }
 
+    /// Chosen hidden states of texts, for a model that reads them: token ids `[B, L]` → `[B, L, D]` each, in the order in which
+    /// transformers' numbers are asked for ([`transform`](Self::transform)). `padding` `[B, L]` is 0 where a token means nothing;
+    /// tokens are counted from the first on, as transformers does without `position_ids`. What lies behind the last of the
+    /// chosen layers is not computed.
+    ///
+    /// # Errors
+    /// When there are not so many hidden states.
+    pub fn hidden_states(&self, ids: &Array, padding: Option<&Array>, chosen: &[usize]) -> Result<Vec<Array>> {
+        let count = self.layers.len() + 1;
+        if let Some(number) = chosen.iter().find(|&&number| number >= count) {
+            let problem = format!("there is no number {number}: they go from 0 to {}", self.layers.len());
+            return Err(Error::argument("hidden_states", problem));
+        }
+        let [_, length] = math::shape(ids)?;
+        let mask = padding.map_or(Mask::causal(), |padding| Mask::causal().keys(padding.clone()));
+        let mut all = Vec::with_capacity(count);
+        let mut each = |_, x: &Array| all.push(x.clone());
+        self.transform(self.embed(ids)?, &Positions::range(0, length), &mask, None, &mut each)?;
+        Ok(chosen.iter().filter_map(|&number| all.get(number).cloned()).collect())
+    }
+
     /// Hidden states `[B, L, D]` → logits `[B, L, vocabulary]`.
     pub fn logits(&self, hidden: &Array) -> Result<Array> {
         let logits = match &self.lm_head {
@@ -142,10 +163,11 @@ impl CausalLm for Decoder {
         self.kind_of.iter().map(|kind| window(kind).map_or_else(KvCache::growing, KvCache::rotating)).collect()
     }
 
-    fn next(&self, ids: &Array, state: &mut [KvCache]) -> Result<Array> {
+    fn next_padded(&self, ids: &Array, pads: &[i32], state: &mut [KvCache]) -> Result<Array> {
         let [batch, length] = math::shape(ids)?;
         let past = state.first().map_or(0, KvCache::seen);
-        let hidden = self.forward(ids, &Positions::range(past, length), &Mask::causal(), Some(state))?;
+        let (positions, mask) = padded(pads, batch, past, length)?;
+        let hidden = self.forward(ids, &positions, &mask, Some(state))?;
         let last = math::slice(&hidden, 1, length - 1, length)?;
         Ok(self.logits(&last)?.reshape(&[batch, -1])?)
     }
@@ -157,4 +179,19 @@ impl CausalLm for Decoder {
     fn context(&self) -> i32 {
         self.context
     }
+}
+
+/// Where `length` tokens after `past` stand, and what they see, in rows that began with so many pads.
+fn padded(pads: &[i32], batch: i32, past: i32, length: i32) -> Result<(Positions, Mask)> {
+    if pads.iter().all(|&pads| pads == 0) {
+        return Ok((Positions::range(past, length), Mask::causal()));
+    }
+    if pads.len() as i32 != batch {
+        return Err(Error::argument("pads", format!("{} numbers for {batch} rows", pads.len())));
+    }
+    let keys = past + length;
+    let places = |&pads: &i32| (past..keys).map(|place| (place - pads).max(0)).collect();
+    let seen: Vec<bool> = pads.iter().flat_map(|&pads| (0..keys).map(move |key| key >= pads)).collect();
+    let rows: Vec<Vec<i32>> = pads.iter().map(places).collect();
+    Ok((Positions::rows(&rows)?, Mask::causal().keys(math::array(&seen, &[batch, keys])?)))
 }

@@ -10,11 +10,14 @@ pub struct Naming {
     pub norms: &'static [&'static str],
     /// Whether gate and up are one matrix, the gate's rows first.
     pub gate_up: bool,
+    /// Whether transformers normalises queries and keys as `[B, H, L, D]`, and not, as here, as `[B, L, H, D]`.
+    pub heads_first: bool,
 }
 
 impl Naming {
     /// Llama's.
-    pub const PLAIN: Self = Self { norms: &["input_layernorm", "post_attention_layernorm"], gate_up: false };
+    pub const PLAIN: Self =
+        Self { norms: &["input_layernorm", "post_attention_layernorm"], gate_up: false, heads_first: false };
 }
 
 impl Wiring {
@@ -37,30 +40,57 @@ impl Wiring {
 
 /// The names in transformers' files.
 pub fn transformers(spec: &DecoderSpec, naming: Naming) -> WeightMap {
+    rooted("model", spec, naming)
+}
+
+/// The names of a language model inside a larger model, as transformers 4 wrote them and published files have them.
+pub fn inside(spec: &DecoderSpec, naming: Naming) -> WeightMap {
+    without_pictures(transformers(spec, naming).prefixed("language_model", ""), "")
+}
+
+/// The names of a language model inside a larger model of transformers 5.
+pub fn inside_5(spec: &DecoderSpec, naming: Naming) -> WeightMap {
+    without_pictures(rooted("model.language_model", spec, naming).alias("model", ["norm"]), "model.")
+}
+
+fn without_pictures(map: WeightMap, root: &str) -> WeightMap {
+    ["vision_tower", "multi_modal_projector"].iter().fold(map, |map, part| {
+        map.drop(&format!("{root}{part}.{{p:*}}"), "pictures are not read: this is the language model alone")
+    })
+}
+
+fn rooted(root: &str, spec: &DecoderSpec, naming: Naming) -> WeightMap {
+    let of = |name: &str| format!("{root}.{name}");
     let mut map = WeightMap::default()
-        .rename("model.embed_tokens.{p:*}", "embed_tokens.{p:*}")
-        .rename("model.layers.{i}.self_attn.{x}_proj.{p:*}", "layers.{i}.attn.{x}.{p:*}")
-        .rename("model.norm.{p:*}", "norm.{p:*}")
-        .drop("model.layers.{i}.self_attn.rotary_emb.inv_freq", "computed from rope_theta")
+        .rename(&of("embed_tokens.{p:*}"), "embed_tokens.{p:*}")
+        .rename(&of("layers.{i}.self_attn.{x}_proj.{p:*}"), "layers.{i}.attn.{x}.{p:*}")
+        .rename(&of("norm.{p:*}"), "norm.{p:*}")
+        .drop(&of("layers.{i}.self_attn.rotary_emb.inv_freq"), "computed from rope_theta")
         .optional()
-        .alias("model", ["norm"])
-        .unobserved("model.rotary_emb", "tables of a call, lent to the layers")
-        .unobserved("model.layers.{i}.mlp.act_fn", "a function here")
-        .unobserved("model.layers.{i}.mlp.activation_fn", "a function here");
+        .alias(root, ["norm"])
+        .unobserved(&of("rotary_emb"), "tables of a call, lent to the layers")
+        .unobserved(&of("layers.{i}.mlp.act_fn"), "a function here")
+        .unobserved(&of("layers.{i}.mlp.activation_fn"), "a function here");
     for (theirs, ours) in naming.norms.iter().zip(spec.wiring.norms()) {
-        map = map.rename(&format!("model.layers.{{i}}.{theirs}.{{p:*}}"), &format!("layers.{{i}}.{ours}.{{p:*}}"));
+        map = map.rename(&of(&format!("layers.{{i}}.{theirs}.{{p:*}}")), &format!("layers.{{i}}.{ours}.{{p:*}}"));
     }
     if spec.qk_norm {
-        map = map.rename("model.layers.{i}.self_attn.{x}_norm.{p:*}", "layers.{i}.attn.{x}_norm.{p:*}");
+        map = map.rename(&of("layers.{i}.self_attn.{x}_norm.{p:*}"), "layers.{i}.attn.{x}_norm.{p:*}");
+    }
+    if naming.heads_first {
+        for norm in ["q_norm", "k_norm"] {
+            map =
+                map.unobserved(&of(&format!("layers.{{i}}.self_attn.{norm}")), "[B, H, L, D] there, [B, L, H, D] here");
+        }
     }
     map = if naming.gate_up {
-        split_gate_up(map, "model.layers.{i}.mlp.gate_up_proj.{p:*}", spec)
-            .rename("model.layers.{i}.mlp.down_proj.{p:*}", "layers.{i}.ffn.down.{p:*}")
+        split_gate_up(map, &of("layers.{i}.mlp.gate_up_proj.{p:*}"), spec)
+            .rename(&of("layers.{i}.mlp.down_proj.{p:*}"), "layers.{i}.ffn.down.{p:*}")
     } else {
-        map.rename("model.layers.{i}.mlp.{x}_proj.{p:*}", "layers.{i}.ffn.{x}.{p:*}")
+        map.rename(&of("layers.{i}.mlp.{x}_proj.{p:*}"), "layers.{i}.ffn.{x}.{p:*}")
     };
     if spec.tied {
-        map.tied("lm_head.weight", "model.embed_tokens.weight").alias("lm_head", ["lm_head"])
+        map.tied("lm_head.weight", &of("embed_tokens.weight")).alias("lm_head", ["lm_head"])
     } else {
         map.rename("lm_head.{p:*}", "lm_head.{p:*}")
     }

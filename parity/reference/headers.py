@@ -41,12 +41,20 @@ def tensors(checkpoint: Checkpoint) -> Tensors:
         for name in model._tied_weights_keys:
             del names[name]
     shapes = {name: tuple(model.get_parameter(name).shape) for name in names}
-    found = {f"{checkpoint.prefix}{name}": info(DTYPES[dtype], shape) for name, shape in shapes.items()}
+    found = {published_name(checkpoint, name): info(DTYPES[dtype], shape) for name, shape in shapes.items()}
     if checkpoint.rotary_buffers:
         for layer in range(config.num_hidden_layers):
             name = f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"
             found[name] = info("F32", [config.head_dim // 2])
     return found
+
+
+def published_name(checkpoint: Checkpoint, name: str) -> str:
+    """What the files call a tensor of the class."""
+    for ours, theirs in checkpoint.renamed.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    return checkpoint.prefix + name
 
 
 def collapse(found: Tensors) -> Tensors:

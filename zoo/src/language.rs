@@ -1,5 +1,8 @@
 //! A language model with its tokenizer: text in, text out.
 
+mod batch;
+mod memory;
+
 use crate::{
     Checkpoint, Error, MODELS, OpenOptions, Opened, Result,
     error::go_on,
@@ -12,9 +15,11 @@ use framework::{
     sample::{TokenGenerator, TokenSampler},
     weights::{Progress, Source},
 };
+use memory::Memory;
 use mlx_rs::{ops::indexing::argmax_axis, transforms};
 use serde_json::{Map, Value};
 use std::{
+    cell::RefCell,
     ops::ControlFlow,
     path::Path,
     time::{Duration, Instant},
@@ -28,6 +33,7 @@ pub struct LanguageModel {
     opened: Box<dyn Opened>,
     entry: &'static registry::Entry,
     tokenizer: Tokenizer,
+    memory: RefCell<Memory>,
 }
 
 /// What is asked of a language model.
@@ -90,6 +96,8 @@ pub struct Completion {
     pub stopped: Stopped,
     /// How many tokens the prompt had.
     pub prompt_tokens: usize,
+    /// How many of them were not read again, because the last sequence began with them.
+    pub reused_tokens: usize,
     /// How long the prompt took.
     pub prefill: Duration,
     /// How long the tokens after the first took.
@@ -97,9 +105,9 @@ pub struct Completion {
 }
 
 impl Completion {
-    /// Tokens of the prompt a second.
+    /// Tokens of the prompt a second, of those that were read.
     pub fn prefill_rate(&self) -> f64 {
-        rate(self.prompt_tokens, self.prefill)
+        rate(self.prompt_tokens.saturating_sub(self.reused_tokens), self.prefill)
     }
 
     /// Generated tokens a second.
@@ -130,7 +138,7 @@ impl LanguageModel {
             None => Tokenizer::from_snapshot(source.directory())?,
         };
         let opened = entry.open(&checkpoint, options, progress)?;
-        let model = Self { opened, entry, tokenizer };
+        let model = Self { opened, entry, tokenizer, memory: RefCell::default() };
         model.lm()?;
         Ok(model)
     }
@@ -166,7 +174,7 @@ impl LanguageModel {
         self.tokenizer.encode(&text, false)
     }
 
-    /// Answers the last message of a conversation.
+    /// Answers the last message of a conversation. What it has in common with the one before is not read again.
     ///
     /// # Errors
     /// As [`chat_prompt`](Self::chat_prompt) and [`generate`](Self::generate).
@@ -204,7 +212,15 @@ impl LanguageModel {
         Ok(model.next(&ids, &mut model.state())?)
     }
 
+    /// Frees what is remembered of the last sequence.
+    pub fn forget(&self) {
+        self.memory.take();
+    }
+
     /// Continues a sequence of tokens.
+    ///
+    /// What it has in common with the beginning of the sequence before, prompt and answer, is not read again: the caches of
+    /// that sequence are kept until the next one, or until they are to be [forgotten](Self::forget).
     ///
     /// # Errors
     /// When a value of the request is out of its range, the prompt is empty, longer than the context or holds a token
@@ -218,39 +234,54 @@ impl LanguageModel {
         let model = self.lm()?;
         request.validate()?;
         check_prompt(prompt, model)?;
-        let room = (model.context() as usize).saturating_sub(prompt.len());
-        let mut answer = Answer {
-            stream: self.tokenizer.stream(true),
-            stop: Stop::new(request.stop.iter().cloned())?,
-            text: String::new(),
-            observer,
-        };
-        let mut sequence = Sequence::new(model, request, prompt);
+        let room = room(prompt, model);
+        let mut answer = Answer::new(&self.tokenizer, request, observer)?;
+        let known = self.memory.take().recall(prompt);
+        let (state, reused_tokens) = known.unwrap_or_else(|| (model.state(), 0));
+        let mut sequence = Sequence::new(model, request, prompt, state);
         let begin = Instant::now();
-        let mut next = sequence.prefill(&mut |done| answer.tell(Event::Prefill { done, total: prompt.len() }))?;
+        let mut tell = |done| answer.tell(Event::Prefill { done, total: prompt.len() });
+        let mut next = sequence.prefill(reused_tokens, &mut tell)?;
         let prefill = begin.elapsed();
         let begin = Instant::now();
         let mut tokens = Vec::new();
         let stopped = loop {
-            if self.tokenizer.eos_ids().contains(&next) {
-                break Stopped::EndOfText;
-            }
-            tokens.push(next);
-            if let Some(fired) = answer.push(next)? {
-                break Stopped::StopString(fired);
-            }
-            if tokens.len() >= request.max_tokens {
-                break Stopped::MaxTokens;
-            }
-            if tokens.len() >= room {
-                break Stopped::ContextFull;
+            if let Some(stopped) = self.take(next, &mut tokens, &mut answer, request, room)? {
+                break stopped;
             }
             next = sequence.step(next)?;
         };
+        self.memory.replace(Memory::of(sequence.tokens, sequence.state));
         let decode = begin.elapsed();
         let text = answer.finish(&stopped)?;
-        Ok(Completion { text, tokens, stopped, prompt_tokens: prompt.len(), prefill, decode })
+        Ok(Completion { text, tokens, stopped, prompt_tokens: prompt.len(), reused_tokens, prefill, decode })
     }
+
+    /// Takes a token into an answer; says why it ended, if it did.
+    fn take(
+        &self,
+        token: u32,
+        tokens: &mut Vec<u32>,
+        answer: &mut Answer<'_>,
+        request: &Request,
+        room: usize,
+    ) -> Result<Option<Stopped>> {
+        if self.tokenizer.eos_ids().contains(&token) {
+            return Ok(Some(Stopped::EndOfText));
+        }
+        tokens.push(token);
+        if let Some(fired) = answer.push(token)? {
+            return Ok(Some(Stopped::StopString(fired)));
+        }
+        let made = tokens.len();
+        let full = (made >= room).then_some(Stopped::ContextFull);
+        Ok((made >= request.max_tokens).then_some(Stopped::MaxTokens).or(full))
+    }
+}
+
+/// How many tokens may follow a prompt.
+fn room(prompt: &[u32], model: &dyn CausalLm) -> usize {
+    (model.context() as usize).saturating_sub(prompt.len())
 }
 
 impl Request {
@@ -296,7 +327,16 @@ struct Answer<'a> {
     observer: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
 }
 
-impl Answer<'_> {
+impl<'a> Answer<'a> {
+    fn new(
+        tokenizer: &Tokenizer,
+        request: &Request,
+        observer: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Self> {
+        let stop = Stop::new(request.stop.iter().cloned())?;
+        Ok(Self { stream: tokenizer.stream(true), stop, text: String::new(), observer })
+    }
+
     fn tell(&mut self, event: Event<'_>) -> Result<()> {
         Ok(go_on((self.observer)(event))?)
     }
@@ -339,22 +379,21 @@ struct Sequence<'a> {
 }
 
 impl<'a> Sequence<'a> {
-    fn new(model: &'a dyn CausalLm, request: &'a Request, prompt: &[u32]) -> Self {
+    fn new(model: &'a dyn CausalLm, request: &'a Request, prompt: &[u32], state: Vec<KvCache>) -> Self {
         Self {
             model,
-            state: model.state(),
+            state,
             tokens: prompt.to_vec(),
             sampler: &request.sampler,
             generator: request.sampler.generator(request.seed),
         }
     }
 
-    /// Reads the prompt in chunks; returns the token after it.
-    fn prefill(&mut self, progress: &mut dyn FnMut(usize) -> Result<()>) -> Result<u32> {
+    /// Reads the prompt in chunks, but for the `done` tokens that its state holds; returns the token after it.
+    fn prefill(&mut self, mut done: usize, progress: &mut dyn FnMut(usize) -> Result<()>) -> Result<u32> {
         let prompt = self.tokens.clone();
-        let mut done = 0;
         let mut last = None;
-        for chunk in prompt.chunks(CHUNK) {
+        for chunk in prompt.get(done..).unwrap_or_default().chunks(CHUNK) {
             let logits = self.feed(chunk)?;
             transforms::eval(self.state.iter().flat_map(KvCache::arrays))?;
             done += chunk.len();

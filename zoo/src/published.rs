@@ -345,7 +345,7 @@ mod tests {
         };
         assert_eq!(find("llama-3.2-1b").unwrap().title, "Llama 3.2 1B");
         assert_eq!(near("smolm2-135m-instruct").as_deref(), Some("smollm2-135m-instruct"));
-        assert_eq!(near("smollm").as_deref(), Some("smollm2-135m-instruct"));
+        assert_eq!(near("smollm").as_deref(), Some("smollm3-3b"));
         assert_eq!(near("SmolLM2-360M-Instruct").as_deref(), Some("smollm2-360m-instruct"));
         assert_eq!(near("HuggingFaceTB/SmolLM2-135M-Instruct").as_deref(), Some("smollm2-135m-instruct"));
         assert_eq!(near("llama3.1-8b").as_deref(), Some("llama-3.1-8b"));

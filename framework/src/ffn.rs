@@ -1,6 +1,6 @@
 //! Feed-forward networks.
 
-use crate::{Init, Linear, Module, Result, call, math};
+use crate::{Init, Linear, Module, Moe, Result, call, math};
 use mlx_rs::Array;
 use serde::Deserialize;
 
@@ -106,16 +106,19 @@ pub enum AnyFfn {
     Mlp(Mlp),
     /// Gated.
     Glu(Glu),
+    /// Of which a token goes through a few.
+    Moe(Box<Moe>),
     /// One's own.
     Custom(Box<dyn Ffn + Send>),
 }
-crate::module! { enum[] AnyFfn { AnyFfn::Mlp, AnyFfn::Glu, AnyFfn::Custom } }
+crate::module! { enum[] AnyFfn { AnyFfn::Mlp, AnyFfn::Glu, AnyFfn::Moe, AnyFfn::Custom } }
 
 impl Ffn for AnyFfn {
     fn forward(&self, x: &Array) -> Result<Array> {
         match self {
             Self::Mlp(ffn) => ffn.forward(x),
             Self::Glu(ffn) => ffn.forward(x),
+            Self::Moe(ffn) => ffn.forward(x),
             Self::Custom(ffn) => ffn.forward(x),
         }
     }

@@ -36,6 +36,7 @@ pub mod math;
 pub mod memory;
 mod modulation;
 mod module;
+mod moe;
 mod norm;
 mod param;
 mod position;
@@ -44,6 +45,7 @@ mod resnet;
 pub mod sample;
 mod sandwich;
 mod spatial;
+mod stacked;
 mod storage;
 pub mod tap;
 #[cfg(test)]
@@ -71,6 +73,7 @@ pub use modulation::{
     AdaLnContinuous, AdaLnZero, AnyModulation, Cond, Mod, Modulation, Shared, Table, TanhGated, chunks,
 };
 pub use module::{Leaf, LeafMut, Module, params, walk, walk_mut};
+pub use moe::{Choice, ExpertSizes, Experts, Moe, Router, Routing, Scoring, SharedExpert};
 pub use norm::{AcrossHeads, AnyNorm, GroupNorm, LayerNorm, Norm, RmsNorm};
 pub use param::{Init, Param};
 pub use position::{Angle, Angles, AnyPosition, Axes, Layout, Position, Positions, Rope, Scaling};
@@ -78,6 +81,7 @@ pub use relative::RelativeBias;
 pub use resnet::{Down, Downsample, Layers, ResnetBlock, Spatial, Style, Up, Upsample};
 pub use sandwich::Sandwich;
 pub use spatial::SpatialTransformer;
+pub use stacked::{Route, Stacked};
 pub use storage::{Affine, Weight};
 pub use tiling::{Ratio, Tiling};
 pub use timestep::{TimestepEmbedding, sinusoid};

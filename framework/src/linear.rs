@@ -1,6 +1,6 @@
 //! The linear layer, and the adapters that it may carry.
 
-use crate::{Init, Leaf, LeafMut, Module, Param, Result, Weight};
+use crate::{Init, Leaf, LeafMut, Module, Param, Result, Route, Weight};
 use mlx_rs::Array;
 use std::collections::BTreeMap;
 
@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 ///
 /// The leaf that absorbs variation: the matrix may be dense or packed, and any number of adapters act on top. The
 /// base is never changed by an adapter.
+///
+/// Where one stands for many ([`Stacked`](crate::Stacked)), every tensor has an axis of them before its own.
 pub struct Linear {
     /// `[out, in]`.
     pub weight: Weight,
@@ -20,7 +22,10 @@ pub struct Linear {
 /// A learned change of a linear layer: LoRA, LoKr, DoRA and their like.
 pub trait Adapter: Module {
     /// The layer's output with the adapter, from its input `x` `[…, in]` and its output without, `y` `[…, out]`.
-    fn apply(&self, x: &Array, y: Array) -> Result<Array>;
+    ///
+    /// In a [`Stacked`](crate::Stacked) layer the route says which of the layers each row goes through; factors that are
+    /// stacked too are multiplied by [`Route::product`], which serves both kinds.
+    fn apply(&self, x: &Array, y: Array, route: Option<&Route>) -> Result<Array>;
 }
 
 impl Linear {
@@ -37,7 +42,7 @@ impl Linear {
     /// `[…, in]` → `[…, out]`.
     pub fn forward(&self, x: &Array) -> Result<Array> {
         let y = self.weight.matmul(x, self.bias.as_ref())?;
-        self.adapters.values().try_fold(y, |y, adapter| adapter.apply(x, y))
+        self.adapters.values().try_fold(y, |y, adapter| adapter.apply(x, y, None))
     }
 }
 
@@ -104,7 +109,7 @@ mod tests {
     }
     crate::module! { impl[] Lora { a, b } }
     impl Adapter for Lora {
-        fn apply(&self, x: &Array, y: Array) -> Result<Array> {
+        fn apply(&self, x: &Array, y: Array, _: Option<&Route>) -> Result<Array> {
             math::add(&y, &x.matmul(self.a.get())?.matmul(self.b.get())?)
         }
     }

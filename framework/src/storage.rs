@@ -1,9 +1,9 @@
 //! How a matrix is stored. Linear layers and embeddings hold one, so that no model mentions quantisation.
 
-use crate::{Error, Module, Param, Result};
+use crate::{Error, Module, Param, Result, Route, memory};
 use mlx_rs::{Array, Dtype, ops};
 
-/// A matrix `[rows, columns]`, dense or packed.
+/// A matrix `[rows, columns]`, dense or packed; or a stack of them, `[E, rows, columns]`.
 #[derive(Debug)]
 pub enum Weight {
     /// One number an element: `weight [rows, columns]`.
@@ -50,6 +50,24 @@ impl Weight {
         }
     }
 
+    /// `x Wᵀ` with the matrix of a stack that each row of `x` is sent to: `[…, columns]` → `[…, rows]`. The axes of `x`
+    /// before its last and those of the route's indices are the same, or broadcast.
+    pub fn gather(&self, x: &Array, route: &Route) -> Result<Array> {
+        let (x, indices) = (x.expand_dims(-2)?, &route.indices);
+        let y = match self {
+            Self::Dense(weight) if x.dtype() != Dtype::Float32 && memory::is_on_cpu()? => {
+                gather_narrow(&x, &weight.get(), indices)?
+            }
+            Self::Dense(weight) => ops::gather_mm(x, weight.get().swap_axes(-1, -2)?, None, indices, route.sorted)?,
+            Self::Affine(packed) => {
+                let (weight, scales, biases) = (packed.weight.get(), packed.scales.get(), packed.biases.get());
+                let Affine { group, bits, .. } = *packed;
+                ops::gather_qmm(x, weight, scales, &biases, None, indices, true, group, bits, route.sorted)?
+            }
+        };
+        Ok(y.squeeze_axes(&[-2])?)
+    }
+
     /// The rows at `indices` (any shape `[…]`, integers) → `[…, columns]`.
     pub fn rows(&self, indices: &Array) -> Result<Array> {
         match self {
@@ -61,14 +79,17 @@ impl Weight {
         }
     }
 
-    /// `[rows, columns]` of the matrix that is stored.
+    /// `[rows, columns]` of the matrix that is stored, or `[E, rows, columns]` of the stack.
     pub fn shape(&self) -> Vec<i32> {
         match self {
             Self::Dense(weight) => weight.shape(),
-            Self::Affine(packed) => match packed.weight.shape()[..] {
-                [rows, words] if packed.bits > 0 => vec![rows, words * 32 / packed.bits],
-                _ => Vec::new(),
-            },
+            Self::Affine(packed) => {
+                let mut shape = packed.weight.shape();
+                if let Some(columns) = shape.last_mut() {
+                    *columns = (*columns * 32).checked_div(packed.bits).unwrap_or(0);
+                }
+                shape
+            }
         }
     }
 
@@ -110,15 +131,17 @@ impl Weight {
     pub fn expect_packed(&mut self, words: &[usize], scales: &[usize]) -> Result<()> {
         let shape = self.shape();
         let dense: Vec<usize> = shape.iter().map(|&length| length as usize).collect();
-        let (&[rows, columns], &[word_rows, word_columns], &[scale_rows, groups]) = (&dense[..], words, scales) else {
+        let ([rows @ .., columns], [word_rows @ .., word_columns], [scale_rows @ .., groups]) =
+            (&dense[..], words, scales)
+        else {
             return Err(Error::argument("scales", format!("packed shapes {words:?} and {scales:?} for {shape:?}")));
         };
-        let bits = (word_columns * 32).checked_div(columns).unwrap_or(0);
-        let group = columns.checked_div(groups).unwrap_or(0);
+        let bits = (word_columns * 32).checked_div(*columns).unwrap_or(0);
+        let group = columns.checked_div(*groups).unwrap_or(0);
         let exact = rows == word_rows
             && rows == scale_rows
             && bits * columns == word_columns * 32
-            && group * groups == columns
+            && group * groups == *columns
             && [2, 3, 4, 5, 6, 8].contains(&bits)
             && [32, 64, 128].contains(&group);
         if !exact {
@@ -158,6 +181,19 @@ impl Weight {
             Self::Affine(packed) => packed.each_mut(f),
         }
     }
+}
+
+/// The product of rows `[…, 1, columns]` and matrices of a stack in f32, rounded: on a CPU MLX gathers nothing narrower.
+/// Widened are the rows' own matrices, or the whole stack where it is smaller.
+fn gather_narrow(x: &Array, stack: &Array, indices: &Array) -> Result<Array> {
+    let wide = |x: &Array| x.as_dtype(Dtype::Float32);
+    let few = indices.size() < stack.shape().first().map_or(0, |&count| count as usize);
+    let y = if few {
+        ops::matmul(wide(x)?, wide(&stack.take_axis(indices, 0)?)?.swap_axes(-1, -2)?)?
+    } else {
+        ops::gather_mm(wide(x)?, wide(stack)?.swap_axes(-1, -2)?, None, indices, None)?
+    };
+    Ok(y.as_dtype(x.dtype())?)
 }
 
 #[cfg(test)]

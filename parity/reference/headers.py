@@ -12,6 +12,7 @@ import transformers
 
 import autoencoders
 import flux_transformers
+import mixtures
 from case import save_json
 from published import CHECKPOINTS, Checkpoint
 from smollm2 import GGUF_FILE, gguf_path
@@ -41,6 +42,7 @@ def tensors(checkpoint: Checkpoint) -> Tensors:
         for name in model._tied_weights_keys:
             del names[name]
     shapes = {name: tuple(model.get_parameter(name).shape) for name in names}
+    shapes = mixtures.published_shapes(checkpoint.reference_class, shapes)
     found = {published_name(checkpoint, name): info(DTYPES[dtype], shape) for name, shape in shapes.items()}
     if checkpoint.rotary_buffers:
         for layer in range(config.num_hidden_layers):
@@ -58,23 +60,30 @@ def published_name(checkpoint: Checkpoint, name: str) -> str:
 
 
 def collapse(found: Tensors) -> Tensors:
-    """Names that differ in their first whole number and agree in type and shape become `layers.{0..31}`."""
+    """Names that differ in their first whole number and agree in type and shape become `layers.{0..31}`; so do experts."""
+    for place in [1, 0]:
+        found = collapse_at(place, found)
+    return dict(sorted((name.replace("~", ".."), value) for name, value in found.items()))
+
+
+def collapse_at(place: int, found: Tensors) -> Tensors:
+    """As `collapse`, of one number in the order in which they stand in a name; a range is written `{0~31}`."""
     families: dict[tuple[str, str], list[int]] = {}
     collapsed: Tensors = {}
     for name, value in found.items():
         parts = name.split(".")
-        numbers = [place for place, part in enumerate(parts) if part.isdecimal()]
-        if not numbers:
+        numbers = [index for index, part in enumerate(parts) if part.isdecimal()]
+        if len(numbers) <= place or (place > 0 and ".experts." not in name):
             collapsed[name] = value
             continue
-        number = int(parts[numbers[0]])
-        parts[numbers[0]] = "{}"
+        number = int(parts[numbers[place]])
+        parts[numbers[place]] = "{}"
         families.setdefault((".".join(parts), value), []).append(number)
-    for (pattern, value), numbers in families.items():
-        for run in runs(sorted(numbers)):
-            text = str(run[0]) if len(run) == 1 else f"{{{run[0]}..{run[-1]}}}"
+    for (pattern, value), members in families.items():
+        for run in runs(sorted(members)):
+            text = str(run[0]) if len(run) == 1 else f"{{{run[0]}~{run[-1]}}}"
             collapsed[pattern.replace("{}", text)] = value
-    return dict(sorted(collapsed.items()))
+    return collapsed
 
 
 def runs(numbers: list[int]) -> list[list[int]]:
@@ -123,7 +132,7 @@ def gguf_metadata(reader: gguf.GGUFReader) -> dict[str, str]:
 def write_headers(out: Path) -> None:
     """Writes every header."""
     folder = out / "headers"
-    for checkpoint in CHECKPOINTS:
+    for checkpoint in [*CHECKPOINTS, *mixtures.CHECKPOINTS]:
         content = {
             "repository": checkpoint.repository,
             "class": checkpoint.reference_class,

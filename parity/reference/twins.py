@@ -221,6 +221,44 @@ def glu(x: Array, weights: Weights, kind: str) -> Array:
     return _projection(hidden, weights, "down")
 
 
+def softmax(x: Array) -> Array:
+    """exp(x) / sum exp(x) over the last axis."""
+    y = np.exp(x - x.max(-1, keepdims=True))
+    return y / y.sum(-1, keepdims=True)
+
+
+def moe(x: Array, weights: Weights, config: Config) -> Array:
+    """The weighted sum of a token's experts, plus a shared one, x [B, L, D]. Shazeer et al. 2017, arXiv:1701.06538; a sigmoid
+    with a correction of the choice is DeepSeek-V3's, arXiv:2412.19437."""
+    tokens = x.reshape(-1, x.shape[-1])
+    logits = linear(tokens, weights["router.linear.weight"], None)
+    match config["scoring"]:
+        case "softmax":
+            scores = softmax(logits)
+        case "softmax_of_chosen":
+            scores = logits
+        case "sigmoid":
+            scores = 1 / (1 + np.exp(-logits))
+    chosen = np.argsort(-(scores + weights.get("router.correction", 0)), -1, kind="stable")[:, : config["top_k"]]
+    gains = np.take_along_axis(scores, chosen, -1)
+    if config["scoring"] == "softmax_of_chosen":
+        gains = softmax(gains)
+    if config["normalise"]:
+        gains = gains / gains.sum(-1, keepdims=True)
+    y = np.zeros_like(tokens)
+    for token, (experts, scaled) in enumerate(zip(chosen, gains * config["scale"], strict=True)):
+        for expert, gain in zip(experts, scaled, strict=True):
+            own = {f"{part}.weight": weights[f"experts.{part}.weight"][expert] for part in ["gate", "up", "down"]}
+            y[token] += gain * glu(tokens[token], own, config["activation"])
+    if config.get("shared"):
+        own = {f"{part}.weight": weights[f"shared.ffn.{part}.weight"] for part in ["gate", "up", "down"]}
+        shared = glu(tokens, own, config["activation"])
+        if config["shared"]["gate"]:
+            shared = shared / (1 + np.exp(-linear(tokens, weights["shared.gate.weight"], None)))
+        y += shared
+    return y.reshape(x.shape)
+
+
 def _projection(x: Array, weights: Weights, name: str) -> Array:
     return linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
 

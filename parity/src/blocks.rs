@@ -4,7 +4,7 @@
 
 use framework::weights::WeightMap;
 use framework::{
-    Array, Attention, Block, Cross, Embedding, Glu, GroupNorm, Init, LayerNorm, Linear, Mlp, RmsNorm, Rope,
+    Array, Attention, Block, Cross, Embedding, Glu, GroupNorm, Init, LayerNorm, Linear, Mlp, Moe, RmsNorm, Rope,
 };
 use framework::{Leaf, LeafMut, Module, Sandwich, SpatialTransformer};
 use serde::de::DeserializeOwned;
@@ -15,6 +15,7 @@ mod attention;
 mod block;
 mod cross;
 mod layers;
+mod moe;
 mod norms;
 mod rope;
 
@@ -29,6 +30,7 @@ pub const BLOCKS: &[Entry] = &[
     entry::<Built<Embedding>>(),
     entry::<Built<Mlp>>(),
     entry::<Built<Glu>>(),
+    entry::<Built<Moe>>(),
     entry::<Built<Rope>>(),
     entry::<Built<Attend>>(),
     entry::<Built<Attention>>(),

@@ -114,6 +114,33 @@ fn llama() -> Vec<Row> {
     ]
 }
 
+/// Mixtral: experts in the first layer, observed but in `base`.
+fn mixtral() -> Vec<Row> {
+    let [router, experts] = ["gate", "experts"].map(|part| format!("model.layers.0.mlp.{part}"));
+    let [fused, down] = ["gate_up", "down"].map(|part| format!("{experts}.{part}_proj"));
+    vec![
+        ("published-long bf16", weight(Roll(1), &format!("{router}.weight"), &format!("{router}#0"))),
+        // An expert in the place of another.
+        ("published-long bf16", weight(Roll(1), &fused, &experts)),
+        ("published-long bf16", weight(Roll(1), &down, &experts)),
+        ("base", weight(Roll(1), &down, "model.layers.0.mlp")),
+        ("base", set("/sliding_window", json!(4), "model.layers.0.mlp")),
+    ]
+}
+
+/// Qwen3's mixtures: experts in the first layer, or, in `unnormalised`, in the second.
+fn qwen3_moe() -> Vec<Row> {
+    let [router, experts] = ["gate", "experts"].map(|part| format!("model.layers.1.mlp.{part}"));
+    vec![
+        ("unnormalised", set("/norm_topk_prob", json!(true), &format!("{router}#1"))),
+        ("unnormalised", weight(Negate, &format!("{router}.weight"), &format!("{router}#0"))),
+        ("unnormalised", weight(Roll(1), &format!("{experts}.gate_up_proj"), &experts)),
+        ("base", set("/norm_topk_prob", json!(false), "model.layers.0.mlp")),
+        ("bf16", set("/norm_topk_prob", json!(false), "model.layers.0.mlp.gate#1")),
+        ("base", weight(Roll(1), "model.layers.0.mlp.experts.down_proj", "model.layers.0.mlp")),
+    ]
+}
+
 /// Llama's relatives: base cases observe layers, attentions and networks, bf16 ones every part of the first layer.
 fn decoders() -> Vec<(&'static str, Vec<Row>)> {
     let layer = |i: usize, part: &str| format!("model.layers.{i}.{part}");
@@ -212,6 +239,18 @@ fn norms_and_layers() -> Vec<Row> {
         ("mlp-*", weight(Negate, "up.weight", OUT)),
         ("mlp-*", weight(Roll(1), "down.weight", OUT)),
         ("glu-*", swapped("gate.weight", "up.weight", OUT)),
+        ("moe-*", swapped("experts.gate.weight", "experts.up.weight", OUT)),
+        // An expert in the place of another.
+        ("moe-*", weight(Roll(1), "experts.down.weight", OUT)),
+        ("moe-*", weight(Roll(1), "router.linear.weight", OUT)),
+        ("moe-softmax", set("/normalise", json!(false), OUT)),
+        ("moe-softmax", set("/top_k", json!(3), OUT)),
+        ("moe-softmax-shared", set("/normalise", json!(true), OUT)),
+        ("moe-softmax-shared", weight(Negate, "shared.gate.weight", OUT)),
+        ("moe-sigmoid", set("/scoring", json!("softmax"), OUT)),
+        ("moe-sigmoid", weight(Negate, "router.correction", OUT)),
+        ("moe-sigmoid", times(1.01, "/scale", OUT)),
+        ("moe-chosen", set("/scoring", json!("softmax"), OUT)),
         ("mlp-gelu glu-gelu", set("/activation", json!("gelu_tanh"), OUT)),
         ("mlp-gelu-tanh glu-gelu-tanh mlp-relu2", set("/activation", json!("gelu"), OUT)),
         ("mlp-quick-gelu mlp-relu", set("/activation", json!("silu"), OUT)),
@@ -434,6 +473,8 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     let mut folders = decoders();
     folders.extend([
+        ("mixtral", mixtral()),
+        ("qwen3-moe", qwen3_moe()),
         ("llama", llama()),
         ("flux", flux()),
         ("flux-pipeline", flux_pipeline()),

@@ -9,7 +9,9 @@ pub use crate::{
     glm::{Glm, Glm4},
     llama::Llama,
     mistral::Mistral,
+    mixtral::Mixtral,
     qwen::{Qwen2, Qwen3},
+    qwen3_moe::Qwen3Moe,
     smollm3::SmolLm3,
     t5::T5,
 };

@@ -155,6 +155,12 @@ const ROWS: &[(&str, &str)] = rows![
     "glm-4-9b-chat",
     "glm-4-9b-0414",
     "glm-4-32b-0414",
+    "mixtral-8x7b-v0.1",
+    "mixtral-8x7b-instruct-v0.1",
+    "mixtral-8x22b-v0.1",
+    "mixtral-8x22b-instruct-v0.1",
+    "qwen3-30b-a3b",
+    "qwen3-235b-a22b",
     "flux.1-dev",
     "flux.1-schnell",
 ];
@@ -266,10 +272,11 @@ mod tests {
     /// How many elements the entries of a header fixture hold: `"model.layers.{0..29}.a.weight": "BF16[576,192]"`.
     fn parameters(header: &Value) -> u64 {
         let count = |(name, info): (&String, &Value)| -> u64 {
-            let repeated = name.split_once('{').map_or(1, |(_, rest)| {
-                let (first, last) = rest.split_once('}').unwrap().0.split_once("..").unwrap();
+            let length = |range: &str| {
+                let (first, last) = range.split_once('}').unwrap().0.split_once("..").unwrap();
                 last.parse::<u64>().unwrap() - first.parse::<u64>().unwrap() + 1
-            });
+            };
+            let repeated: u64 = name.split('{').skip(1).map(length).product();
             let shape = info.as_str().unwrap().trim_end_matches(']').split_once('[').unwrap().1;
             repeated * shape.split(',').map(|dim| dim.parse::<u64>().unwrap()).product::<u64>()
         };

@@ -265,6 +265,8 @@ pub const MODELS: &[Entry] = &[
     causal_lm::<crate::smollm3::SmolLm3>(),
     causal_lm::<crate::glm::Glm>(),
     causal_lm::<crate::glm::Glm4>(),
+    causal_lm::<crate::mixtral::Mixtral>(),
+    causal_lm::<crate::qwen3_moe::Qwen3Moe>(),
     entry::<crate::autoencoder_kl::AutoencoderKl>(),
     entry::<crate::flux::Flux>(),
     entry::<crate::clip::Clip>(),

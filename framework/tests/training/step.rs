@@ -6,7 +6,7 @@ use framework::train::{
     global_norm,
 };
 use framework::{
-    Adapter, Array, Dtype, Error, Init, Linear, Param, Result, call, math, memory::bounded, module, params,
+    Adapter, Array, Dtype, Error, Init, Linear, Param, Result, Route, call, math, memory::bounded, module, params,
 };
 use mlx_rs::{memory, random};
 
@@ -444,7 +444,7 @@ struct Lora {
 module! { impl[] Lora { a, b } }
 
 impl Adapter for Lora {
-    fn apply(&self, x: &Array, y: Array) -> Result<Array> {
+    fn apply(&self, x: &Array, y: Array, _: Option<&Route>) -> Result<Array> {
         math::add(&y, &x.matmul(self.a.get())?.matmul(self.b.get())?)
     }
 }

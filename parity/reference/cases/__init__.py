@@ -2,7 +2,7 @@
 
 from case import BlockCase, ModelCase
 
-from . import blocks, composed, decoders, encoders, flux, llama, vae
+from . import blocks, composed, decoders, encoders, experts, flux, llama, mixtures, vae
 
 
 def all_cases() -> list[ModelCase | BlockCase]:
@@ -11,10 +11,12 @@ def all_cases() -> list[ModelCase | BlockCase]:
         *flux.cases(),
         *llama.cases(),
         *decoders.cases(),
+        *mixtures.cases(),
         *encoders.cases(),
         *vae.cases(),
         *composed.cases(),
         *blocks.cases(),
+        *experts.cases(),
     ]
     names = [case.name for case in cases]
     if len(set(names)) != len(names):

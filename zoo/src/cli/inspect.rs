@@ -91,31 +91,39 @@ struct Node {
 /// A tensor as the model sees it: a packed matrix has the shape of what is packed.
 #[derive(Debug, PartialEq)]
 struct Tensor {
+    /// Matrices of a stack, where it is one of matrices of that shape.
+    stack: Option<i32>,
     shape: Vec<i32>,
     /// Bits an element and elements a scale, where it is packed.
     packed: Option<(i32, i32)>,
 }
 
 fn stored(weight: &Weight) -> Option<Tensor> {
-    match weight {
+    let shape = weight.shape();
+    let packed = match weight {
         Weight::Dense(_) => None,
-        Weight::Affine(packed) => Some(Tensor { shape: weight.shape(), packed: Some((packed.bits, packed.group)) }),
+        Weight::Affine(packed) => Some((packed.bits, packed.group)),
+    };
+    match shape[..] {
+        [count, rows, columns] => Some(Tensor { stack: Some(count), shape: vec![rows, columns], packed }),
+        _ => packed.map(|packed| Tensor { stack: None, shape, packed: Some(packed) }),
     }
 }
 
 fn tree(module: &dyn Module) -> Node {
     let tensor = match module.leaf() {
-        Leaf::Param(param) => Some(Tensor { shape: param.shape(), packed: None }),
+        Leaf::Param(param) => Some(Tensor { stack: None, shape: param.shape(), packed: None }),
         Leaf::Linear(linear) => stored(&linear.weight),
         Leaf::Embedding(embedding) => stored(&embedding.weight),
         Leaf::Branch => None,
     };
-    let is_packed = tensor.as_ref().is_some_and(|tensor| tensor.packed.is_some());
+    // A matrix that is shown as its module is not shown again.
+    let shown = tensor.is_some();
     let mut children: Vec<(String, usize, Node)> = Vec::new();
     module.each(&mut |name, child| {
         let node = tree(child);
         let empty = node.tensor.is_none() && node.children.is_empty();
-        if empty || (is_packed && ["weight", "scales", "biases"].contains(&name)) {
+        if empty || (shown && ["weight", "scales", "biases"].contains(&name)) {
             return;
         }
         match (name.parse::<usize>(), children.last_mut()) {
@@ -128,7 +136,10 @@ fn tree(module: &dyn Module) -> Node {
 
 impl Node {
     fn elements(&self) -> u64 {
-        let own = self.tensor.iter().map(|tensor| tensor.shape.iter().map(|&length| length as u64).product::<u64>());
+        let own = self
+            .tensor
+            .iter()
+            .map(|tensor| tensor.stack.iter().chain(&tensor.shape).map(|&length| length as u64).product::<u64>());
         own.sum::<u64>() + self.children.iter().map(|(_, times, node)| *times as u64 * node.elements()).sum::<u64>()
     }
 
@@ -150,7 +161,7 @@ impl Node {
             None => Value::Object(below),
             Some(tensor) => {
                 let packed = tensor.packed.map(|(bits, group)| json!({"bits": bits, "group": group}));
-                json!({"shape": tensor.shape, "packed": packed})
+                json!({"stack": tensor.stack, "shape": tensor.shape, "packed": packed})
             }
         }
     }
@@ -158,6 +169,9 @@ impl Node {
 
 impl fmt::Display for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(count) = self.stack {
+            write!(f, "{count} × ")?;
+        }
         write!(f, "{:?}", self.shape)?;
         match self.packed {
             Some((bits, group)) => write!(f, " in {bits} bits, groups of {group}"),

@@ -1,6 +1,9 @@
 //! What a family of decoders says of itself; everything else follows.
 
-use super::{Biases, Decoder, DecoderSpec, LayerKind, Naming, Wiring, names};
+use super::{
+    Biases, Decoder, DecoderSpec, LayerKind, Mixture, Naming, Wiring,
+    names::{self, ExpertFiles},
+};
 use crate::{
     Arguments, Checkpoint, Outputs,
     gguf::Gguf,
@@ -9,7 +12,7 @@ use crate::{
     sizes::grouped_heads,
 };
 use framework::{
-    Activation, Error, Init, Result, Rope, Score,
+    Activation, Choice, Dtype, Error, ExpertSizes, Init, Result, Rope, Score, Scoring,
     weights::{Config, WeightMap},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -154,6 +157,7 @@ impl Keys {
             context: self.max_position_embeddings,
             dim: self.hidden_size,
             hidden: self.intermediate_size,
+            mixture: None,
             sizes,
             layers,
             wiring: Wiring::PreNorm,
@@ -185,8 +189,18 @@ impl<D: Family> registry::Family for D {
             &[
                 Layout {
                     name: "transformers",
-                    config: json_spec::<D>,
-                    map: |spec| names::transformers(spec, D::NAMING),
+                    config: |checkpoint| json_spec::<D>(checkpoint, ExpertFiles::Single),
+                    map: |spec| names::transformers(spec, D::NAMING, ExpertFiles::Single),
+                },
+                Layout {
+                    name: "transformers, experts fused",
+                    config: |checkpoint| json_spec::<D>(checkpoint, ExpertFiles::Fused),
+                    map: |spec| names::transformers(spec, D::NAMING, ExpertFiles::Fused),
+                },
+                Layout {
+                    name: "mlx-lm",
+                    config: |checkpoint| json_spec::<D>(checkpoint, ExpertFiles::Stacked),
+                    map: |spec| names::transformers(spec, D::NAMING, ExpertFiles::Stacked),
                 },
                 Layout { name: "multimodal", config: inside_spec::<D>, map: |spec| names::inside(spec, D::NAMING) },
                 Layout { name: "multimodal-5", config: inside_spec::<D>, map: |spec| names::inside_5(spec, D::NAMING) },
@@ -200,9 +214,12 @@ impl<D: Family> registry::Family for D {
     }
 }
 
-fn json_spec<D: Family>(checkpoint: &Checkpoint<'_>) -> crate::Result<Option<DecoderSpec>> {
+/// The config of files that hold experts in that way.
+fn json_spec<D: Family>(checkpoint: &Checkpoint<'_>, files: ExpertFiles) -> crate::Result<Option<DecoderSpec>> {
     match &checkpoint.config {
-        Config::Json(json) if inside::<D>(json).is_none() => read::<D>(json.clone()).map(Some),
+        Config::Json(json) if inside::<D>(json).is_none() && ExpertFiles::of(checkpoint.header) == files => {
+            read::<D>(json.clone()).map(Some)
+        }
         _ => Ok(None),
     }
 }
@@ -303,8 +320,26 @@ fn gguf_spec<D: Family>(checkpoint: &Checkpoint<'_>) -> crate::Result<Option<Dec
     let json = with_defaults::<D>(json.into());
     let (keys, _) = parse_config::<Keys>(&json)?;
     let (own, _) = parse_config::<D::Own>(&json)?;
+    let mut spec = D::spec(&keys, &own)?;
     // What a norm adds to its weights is in the file already.
-    Ok(Some(DecoderSpec { norm_offset: 0.0, ..D::spec(&keys, &own)? }))
+    spec.norm_offset = 0.0;
+    if let Some(count) = gguf.optional("expert_count")?.filter(|&count| count > 0) {
+        spec.mixture = Some(gguf_mixture(&gguf, count, &spec)?);
+    }
+    Ok(Some(spec))
+}
+
+/// The experts of a GGUF file, which llama.cpp weighs in f32 by a softmax over all, and makes the weights sum to 1.
+fn gguf_mixture(gguf: &Gguf<'_>, count: i32, spec: &DecoderSpec) -> crate::Result<Mixture> {
+    let hidden = gguf.optional("expert_feed_forward_length")?.unwrap_or(spec.hidden);
+    let top_k = gguf.number("expert_used_count")?;
+    let has_experts = |layer| gguf.has_tensor(&format!("blk.{layer}.ffn_gate_inp.weight"));
+    Ok(Mixture {
+        experts: ExpertSizes { count, hidden },
+        choice: Choice { top_k, scoring: Scoring::Softmax, normalise: true, scale: 1.0 },
+        accumulate: Some(Dtype::Float32),
+        layers: (0..spec.layers.len()).map(has_experts).collect(),
+    })
 }
 
 fn gguf_map<D: Family>(spec: &DecoderSpec) -> WeightMap {

@@ -7,7 +7,7 @@ mod spec;
 
 pub use family::{Family, GgufNaming, Inside, Keys, LayerType};
 pub use names::Naming;
-pub use spec::{Biases, DecoderSpec, LayerKind, Wiring};
+pub use spec::{Biases, DecoderSpec, LayerKind, Mixture, Wiring};
 
 use crate::task::CausalLm;
 use framework::{

@@ -1,7 +1,7 @@
 //! What the tensors of a decoder are called in files.
 
-use super::{DecoderSpec, Wiring};
-use framework::weights::{RowOrder, WeightMap};
+use super::{DecoderSpec, Mixture, Wiring};
+use framework::weights::{Header, RowOrder, WeightMap};
 
 /// What a family calls differently from the others.
 #[derive(Clone, Copy, Debug)]
@@ -12,12 +12,32 @@ pub struct Naming {
     pub gate_up: bool,
     /// Whether transformers normalises queries and keys as `[B, H, L, D]`, and not, as here, as `[B, L, H, D]`.
     pub heads_first: bool,
+    /// The module of a layer that holds its experts in published files.
+    pub experts_in: &'static str,
+    /// Each expert's matrices there: gate, up, down.
+    pub expert: [&'static str; 3],
+}
+
+/// How files hold the experts of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpertFiles {
+    /// Each by itself, as they are published.
+    Single,
+    /// In one tensor of gates and ups and one of downs, as transformers 5 has them in memory.
+    Fused,
+    /// In one tensor of gates, one of ups and one of downs, as mlx-lm saves them.
+    Stacked,
 }
 
 impl Naming {
     /// Llama's.
-    pub const PLAIN: Self =
-        Self { norms: &["input_layernorm", "post_attention_layernorm"], gate_up: false, heads_first: false };
+    pub const PLAIN: Self = Self {
+        norms: &["input_layernorm", "post_attention_layernorm"],
+        gate_up: false,
+        heads_first: false,
+        experts_in: "mlp",
+        expert: ["gate_proj", "up_proj", "down_proj"],
+    };
 }
 
 impl Wiring {
@@ -38,19 +58,34 @@ impl Wiring {
     }
 }
 
+impl ExpertFiles {
+    /// How the files with these tensors hold them; where there are no experts, every layout is the same.
+    pub fn of(header: &Header) -> Self {
+        let holds = |part: &str| header.tensors.keys().any(|name| name.contains(part));
+        match (holds(".switch_mlp."), holds(".experts.gate_up_proj")) {
+            (true, _) => Self::Stacked,
+            (false, true) => Self::Fused,
+            (false, false) => Self::Single,
+        }
+    }
+}
+
 /// The names in transformers' files.
-pub fn transformers(spec: &DecoderSpec, naming: Naming) -> WeightMap {
-    rooted("model", spec, naming)
+pub fn transformers(spec: &DecoderSpec, naming: Naming, files: ExpertFiles) -> WeightMap {
+    rooted("model", spec, naming, files)
 }
 
 /// The names of a language model inside a larger model, as transformers 4 wrote them and published files have them.
 pub fn inside(spec: &DecoderSpec, naming: Naming) -> WeightMap {
-    without_pictures(transformers(spec, naming).prefixed("language_model", ""), "")
+    without_pictures(transformers(spec, naming, ExpertFiles::Single).prefixed("language_model", ""), "")
 }
 
 /// The names of a language model inside a larger model of transformers 5.
 pub fn inside_5(spec: &DecoderSpec, naming: Naming) -> WeightMap {
-    without_pictures(rooted("model.language_model", spec, naming).alias("model", ["norm"]), "model.")
+    without_pictures(
+        rooted("model.language_model", spec, naming, ExpertFiles::Single).alias("model", ["norm"]),
+        "model.",
+    )
 }
 
 fn without_pictures(map: WeightMap, root: &str) -> WeightMap {
@@ -59,7 +94,7 @@ fn without_pictures(map: WeightMap, root: &str) -> WeightMap {
     })
 }
 
-fn rooted(root: &str, spec: &DecoderSpec, naming: Naming) -> WeightMap {
+fn rooted(root: &str, spec: &DecoderSpec, naming: Naming, files: ExpertFiles) -> WeightMap {
     let of = |name: &str| format!("{root}.{name}");
     let mut map = WeightMap::default()
         .rename(&of("embed_tokens.{p:*}"), "embed_tokens.{p:*}")
@@ -83,7 +118,12 @@ fn rooted(root: &str, spec: &DecoderSpec, naming: Naming) -> WeightMap {
                 map.unobserved(&of(&format!("layers.{{i}}.self_attn.{norm}")), "[B, H, L, D] there, [B, L, H, D] here");
         }
     }
-    map = if naming.gate_up {
+    if let Some(mixture) = spec.sparse() {
+        map = experts(map, root, mixture, naming, files);
+    }
+    map = if spec.is_all_sparse() {
+        map
+    } else if naming.gate_up {
         split_gate_up(map, &of("layers.{i}.mlp.gate_up_proj.{p:*}"), spec)
             .rename(&of("layers.{i}.mlp.down_proj.{p:*}"), "layers.{i}.ffn.down.{p:*}")
     } else {
@@ -96,6 +136,30 @@ fn rooted(root: &str, spec: &DecoderSpec, naming: Naming) -> WeightMap {
     }
 }
 
+/// The names of the layers that have experts.
+fn experts(map: WeightMap, root: &str, mixture: &Mixture, naming: Naming, files: ExpertFiles) -> WeightMap {
+    let block = if files == ExpertFiles::Fused { "mlp" } else { naming.experts_in };
+    let theirs = |name: &str| format!("{root}.layers.{{i}}.{block}.{name}");
+    let ours = |name: &str| format!("layers.{{i}}.ffn.{name}");
+    let map = map.rename(&theirs("gate.{p:*}"), &ours("router.linear.{p:*}"));
+    match files {
+        ExpertFiles::Single => ["gate", "up", "down"].iter().zip(naming.expert).fold(map, |map, (part, matrix)| {
+            let each = theirs(&format!("experts.{{*e}}.{matrix}.{{p:*}}"));
+            map.stack(&each, &ours(&format!("experts.{part}.{{p:*}}")))
+        }),
+        ExpertFiles::Fused => {
+            let hidden = [mixture.experts.hidden.max(1) as usize; 2];
+            let halves = [ours("experts.gate.weight"), ours("experts.up.weight")];
+            map.split(&theirs("experts.gate_up_proj"), halves, 1, hidden)
+                .rename(&theirs("experts.down_proj"), &ours("experts.down.weight"))
+                .alias(&theirs("gate"), ["logits", "weights", "indices"].map(|name| ours(&format!("router#{name}"))))
+                .alias(&theirs("experts"), [ours("experts")])
+                .unobserved(&theirs("experts.act_fn"), "a function here")
+        }
+        ExpertFiles::Stacked => map.rename(&theirs("switch_mlp.{x}_proj.{p:*}"), &ours("experts.{x}.{p:*}")),
+    }
+}
+
 /// The names in llama.cpp's files. Where it rotates neighbours and transformers halves, it stores the rows of queries and
 /// keys in that order (`interleaved`); the rule puts them back.
 pub fn gguf(spec: &DecoderSpec, naming: Naming, interleaved: bool) -> WeightMap {
@@ -103,7 +167,6 @@ pub fn gguf(spec: &DecoderSpec, naming: Naming, interleaved: bool) -> WeightMap 
         .rename("token_embd.{p:*}", "embed_tokens.{p:*}")
         .rename("blk.{i}.attn_v.{p:*}", "layers.{i}.attn.v.{p:*}")
         .rename("blk.{i}.attn_output.{p:*}", "layers.{i}.attn.o.{p:*}")
-        .rename("blk.{i}.ffn_down.{p:*}", "layers.{i}.ffn.down.{p:*}")
         .rename("output_norm.{p:*}", "norm.{p:*}")
         .drop("rope_freqs.weight", "read with the config")
         .optional();
@@ -120,12 +183,20 @@ pub fn gguf(spec: &DecoderSpec, naming: Naming, interleaved: bool) -> WeightMap 
     if spec.qk_norm {
         map = map.rename("blk.{i}.attn_{x}_norm.{p:*}", "layers.{i}.attn.{x}_norm.{p:*}");
     }
-    map = if naming.gate_up {
-        split_gate_up(map, "blk.{i}.ffn_up.{p:*}", spec)
-    } else {
-        map.rename("blk.{i}.ffn_gate.{p:*}", "layers.{i}.ffn.gate.{p:*}")
-            .rename("blk.{i}.ffn_up.{p:*}", "layers.{i}.ffn.up.{p:*}")
-    };
+    if spec.sparse().is_some() {
+        map = map
+            .rename("blk.{i}.ffn_gate_inp.{p:*}", "layers.{i}.ffn.router.linear.{p:*}")
+            .rename("blk.{i}.ffn_{x}_exps.{p:*}", "layers.{i}.ffn.experts.{x}.{p:*}");
+    }
+    if !spec.is_all_sparse() {
+        map = map.rename("blk.{i}.ffn_down.{p:*}", "layers.{i}.ffn.down.{p:*}");
+        map = if naming.gate_up {
+            split_gate_up(map, "blk.{i}.ffn_up.{p:*}", spec)
+        } else {
+            map.rename("blk.{i}.ffn_gate.{p:*}", "layers.{i}.ffn.gate.{p:*}")
+                .rename("blk.{i}.ffn_up.{p:*}", "layers.{i}.ffn.up.{p:*}")
+        };
+    }
     if spec.tied { map } else { map.rename("output.{p:*}", "lm_head.{p:*}") }
 }
 

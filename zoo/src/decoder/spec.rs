@@ -3,8 +3,8 @@
 use super::{Decoder, Layer};
 use crate::sizes::positive;
 use framework::{
-    Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Attention, Block, Embedding, Glu, Heads, Init, Linear,
-    Qkv, Result, RmsNorm, Rope, Sandwich, Score,
+    Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Attention, Block, Choice, Dtype, Embedding, Error,
+    ExpertSizes, Glu, Heads, Init, Linear, Moe, Qkv, Result, RmsNorm, Rope, Sandwich, Score,
 };
 
 /// The sizes and choices of a [`Decoder`]: grouped-query attention with a rope, and a gated feed-forward network.
@@ -18,6 +18,8 @@ pub struct DecoderSpec {
     pub dim: i32,
     /// Units of the feed-forward network.
     pub hidden: i32,
+    /// What stands in its place in some layers.
+    pub mixture: Option<Mixture>,
     /// The heads of the attention.
     pub sizes: Heads,
     /// The layers, in order.
@@ -51,6 +53,19 @@ pub struct LayerKind {
     pub rope: Option<Rope>,
     /// How many tokens are seen, the token itself included; without it, all.
     pub window: Option<i32>,
+}
+
+/// Experts of which a token goes through a few.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mixture {
+    /// How many of what size.
+    pub experts: ExpertSizes,
+    /// How they are chosen and weighed.
+    pub choice: Choice,
+    /// What their weights are kept in, where that is wider than the tokens.
+    pub accumulate: Option<Dtype>,
+    /// For each layer, whether it has them.
+    pub layers: Vec<bool>,
 }
 
 /// Where the norms of a layer stand.
@@ -87,6 +102,14 @@ impl DecoderSpec {
             ("num_hidden_layers", self.layers.len() as i32),
             ("max_position_embeddings", context),
         ])?;
+        if let Some(Mixture { experts: ExpertSizes { count, hidden }, choice, .. }) = self.sparse() {
+            positive(&[("num_experts", *count), ("moe_intermediate_size", *hidden)])?;
+            if !(1..=*count).contains(&choice.top_k) {
+                let problem =
+                    format!("{} of {count} experts; a token goes through at least 1 and at most all", choice.top_k);
+                return Err(Error::config("num_experts_per_tok", problem));
+            }
+        }
         let mut kinds: Vec<LayerKind> = Vec::new();
         let mut kind_of = Vec::new();
         for layer in &self.layers {
@@ -99,7 +122,10 @@ impl DecoderSpec {
         }
         Ok(Decoder {
             embed_tokens: Embedding::new(vocabulary, dim, init)?,
-            layers: self.layers.iter().map(|layer| self.layer(layer, init)).collect::<Result<_>>()?,
+            layers: (0..self.layers.len())
+                .zip(&self.layers)
+                .map(|(i, kind)| self.layer(i, kind, init))
+                .collect::<Result<_>>()?,
             norm: self.norm(dim, init)?,
             lm_head: (!self.tied).then(|| Linear::new(dim, vocabulary, false, init)).transpose()?,
             embedding_scale: self.embedding_scale,
@@ -111,14 +137,28 @@ impl DecoderSpec {
         })
     }
 
-    fn layer(&self, kind: &LayerKind, init: &mut Init) -> Result<Layer> {
+    /// The mixture, if any layer has it.
+    pub fn sparse(&self) -> Option<&Mixture> {
+        self.mixture.as_ref().filter(|_| (0..self.layers.len()).any(|layer| self.is_sparse(layer)))
+    }
+
+    /// Whether every layer has a mixture.
+    pub fn is_all_sparse(&self) -> bool {
+        (0..self.layers.len()).all(|layer| self.is_sparse(layer))
+    }
+
+    fn is_sparse(&self, layer: usize) -> bool {
+        self.mixture.as_ref().is_some_and(|mixture| mixture.layers.get(layer) == Some(&true))
+    }
+
+    fn layer(&self, index: usize, kind: &LayerKind, init: &mut Init) -> Result<Layer> {
         let norm = |init: &mut Init| Ok::<_, framework::Error>(AnyNorm::Rms(self.norm(self.dim, init)?));
         let (norm1, attn, norm2) = (norm(init)?, self.attention(kind, init)?, norm(init)?);
         let modulation = AnyModulation::None;
         Ok(match self.wiring {
-            Wiring::PreNorm => Layer::PreNorm(Block { norm1, attn, norm2, ffn: self.ffn(init)?, modulation }),
+            Wiring::PreNorm => Layer::PreNorm(Block { norm1, attn, norm2, ffn: self.ffn(index, init)?, modulation }),
             Wiring::Sandwich => {
-                let (ffn_norm1, ffn, ffn_norm2) = (norm(init)?, self.ffn(init)?, norm(init)?);
+                let (ffn_norm1, ffn, ffn_norm2) = (norm(init)?, self.ffn(index, init)?, norm(init)?);
                 Layer::Sandwich(Sandwich { norm1, attn, norm2, ffn_norm1, ffn, ffn_norm2, modulation })
             }
         })
@@ -141,7 +181,14 @@ impl DecoderSpec {
         })
     }
 
-    fn ffn(&self, init: &mut Init) -> Result<AnyFfn> {
+    fn ffn(&self, layer: usize, init: &mut Init) -> Result<AnyFfn> {
+        if let Some(&Mixture { experts, choice, accumulate, .. }) =
+            self.mixture.as_ref().filter(|_| self.is_sparse(layer))
+        {
+            let mut moe = Moe::new(self.dim, experts, choice, self.activation, init)?;
+            moe.router.accumulate = accumulate;
+            return Ok(AnyFfn::Moe(Box::new(moe)));
+        }
         Ok(AnyFfn::Glu(Glu::new(self.dim, self.hidden, self.activation, self.biases.ffn, init)?))
     }
 

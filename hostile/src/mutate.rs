@@ -43,6 +43,9 @@ const EXTREMES: [i128; 20] = [
 /// The longest input; what is doubled again and again stays below it.
 const LONGEST: usize = 1 << 20;
 
+/// Values that JSON may grow by in one change.
+const GROWTH: usize = 5_000;
+
 /// The damaged file of that number, from valid ones.
 pub fn mutate(seeds: &[Vec<u8>], kind: Kind, number: u64) -> Vec<u8> {
     let mut rng = Rng::with_seed(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -184,7 +187,8 @@ fn change(value: &mut Value, donor: Value, rng: &mut Rng) {
             2 => items.reverse(),
             _ => {
                 let times = [2, 3, 16, 1000][rng.usize(..4)];
-                *items = items.iter().take(64).cloned().cycle().take(items.len().min(64) * times).collect();
+                let most = GROWTH / items.iter().map(nodes).max().unwrap_or(1);
+                *items = items.iter().cloned().cycle().take((items.len() * times).min(most)).collect();
             }
         },
         (_, Value::Object(fields)) => fields_changed(fields, donor, rng),
@@ -211,11 +215,21 @@ fn fields_changed(fields: &mut Map<String, Value>, donor: Value, rng: &mut Rng) 
             fields.insert(word(rng), value);
         }
         (2, Some(key)) => {
-            let copies: Vec<_> = (0..300).map(|n| (format!("{key}{n}"), donor.clone())).collect();
-            fields.extend(copies);
+            let copies = GROWTH / nodes(&donor) / 16;
+            fields.extend((0..copies).map(|n| (format!("{key}{n}"), donor.clone())));
         }
         _ => drop(fields.insert(word(rng), donor)),
     }
+}
+
+/// How many values a value is.
+fn nodes(value: &Value) -> usize {
+    let inner: usize = match value {
+        Value::Array(items) => items.iter().map(nodes).sum(),
+        Value::Object(fields) => fields.values().map(nodes).sum(),
+        _ => 0,
+    };
+    inner + 1
 }
 
 fn number(rng: &mut Rng) -> Value {
@@ -290,7 +304,9 @@ mod tests {
     fn keys_come_twice_and_in_another_order() {
         let seed = br#"{"first":1,"second":2}"#.to_vec();
         let inputs: Vec<String> = (0..2000)
-            .map(|number| String::from_utf8_lossy(&mutate(std::slice::from_ref(&seed), Kind::Json, number)).into_owned())
+            .map(|number| {
+                String::from_utf8_lossy(&mutate(std::slice::from_ref(&seed), Kind::Json, number)).into_owned()
+            })
             .collect();
         assert!(inputs.iter().any(|input| input.matches("\"first\":").count() == 2));
         assert!(inputs.iter().any(|input| input.starts_with("{\"second\":2,\"first\"")));

@@ -36,7 +36,8 @@ fn json_of(path: &Path) -> io::Result<Value> {
 /// The first case with weights of each class that a family answers to.
 pub fn families() -> io::Result<Vec<Family>> {
     let mut found: BTreeMap<String, Family> = BTreeMap::new();
-    for folder in folders(&fixture(""))?.iter().map(|family| folders(family)).collect::<io::Result<Vec<_>>>()?.concat() {
+    for folder in folders(&fixture(""))?.iter().map(|family| folders(family)).collect::<io::Result<Vec<_>>>()?.concat()
+    {
         if !folder.join("weights.safetensors").exists() || !folder.join("case.json").exists() {
             continue;
         }
@@ -128,9 +129,7 @@ pub fn tokenizer() -> io::Result<Vec<u8>> {
 pub fn tokenizers() -> io::Result<Vec<Vec<u8>>> {
     ["bpe", "clip", "t5"]
         .iter()
-        .map(|kind| {
-            Ok(json_of(&fixture(&format!("text/tiny-{kind}.json")))?["tokenizer"].to_string().into_bytes())
-        })
+        .map(|kind| Ok(json_of(&fixture(&format!("text/tiny-{kind}.json")))?["tokenizer"].to_string().into_bytes()))
         .collect()
 }
 
@@ -198,8 +197,7 @@ fn bytes_of(tensors: &BTreeMap<String, (Info, Vec<u8>)>) -> Vec<u8> {
 /// The index of the two shards.
 pub fn indices() -> io::Result<Vec<Vec<u8>>> {
     let place = |name: &str| SHARDS[usize::from(!(name.contains("embed") || name.contains("layers.0")))];
-    let names =
-        ["model.embed_tokens.weight", "model.layers.0.norm.weight", "model.layers.1.norm.weight", "scalar"];
+    let names = ["model.embed_tokens.weight", "model.layers.0.norm.weight", "model.layers.1.norm.weight", "scalar"];
     let map: Map<String, Value> = names.iter().map(|name| ((*name).to_owned(), place(name).into())).collect();
     Ok(vec![json!({"metadata": {"total_size": 80}, "weight_map": map}).to_string().into_bytes()])
 }

@@ -37,4 +37,3 @@ fn whatever_is_read_is_answered_within_bounds() {
     }
     assert!(broken.is_empty(), "{broken:?}");
 }
-

@@ -20,6 +20,9 @@ const KEYS: &[&str] = &[
     "output_hidden_states",
     "pad_token_id",
     "problem_type",
+    // Held against the file before the family reads its config.
+    "quantization",
+    "quantization_config",
     "return_dict",
     "torch_dtype",
     "transformers.js_config",

@@ -2,6 +2,7 @@
 
 use crate::{
     Error, Result,
+    fetch::hub::{Hub, Name},
     published::{Pip, Published, Source, find, published},
 };
 use std::{
@@ -11,13 +12,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The directory in which fetched models lie: `<root>/<id>/<file>`.
+/// The directory in which fetched models lie, `<root>/<id>/<file>`, and the cache of Hugging Face's tools beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
     root: PathBuf,
+    hub: Option<Hub>,
 }
 
-/// The path of a model: an existing path is itself, an id is its file in the cache.
+/// The path of a model: an existing path is itself, an id or a repository is its files in the cache.
 ///
 /// # Errors
 /// As [`Cache::locate`].
@@ -36,9 +38,10 @@ impl Cache {
     /// # Errors
     /// None of these variables is set.
     pub fn from_environment() -> Result<Self> {
-        Self::from_variables(|name| env::var_os(name)).ok_or_else(|| {
+        let cache = Self::from_variables(|name| env::var_os(name)).ok_or_else(|| {
             Error::argument("ZOO_CACHE", "there is no home directory to keep models in; set ZOO_CACHE to a directory")
-        })
+        })?;
+        Ok(Self { hub: Hub::from_environment(), ..cache })
     }
 
     /// An empty variable counts as unset, and so does a relative XDG_CACHE_HOME, as its specification asks.
@@ -49,9 +52,20 @@ impl Cache {
         set("ZOO_CACHE").or_else(xdg).or_else(home).map(Self::at)
     }
 
-    /// The cache in a directory, which need not exist yet.
+    /// The cache in a directory, which need not exist yet; without what comes from the Hub.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), hub: None }
+    }
+
+    /// The cache for repositories of the Hub.
+    ///
+    /// # Errors
+    /// When there is no place for it.
+    pub fn hub(&self) -> Result<&Hub> {
+        let none = || {
+            Error::argument("HF_HOME", "there is no home directory to keep repositories in; set HF_HOME to a directory")
+        };
+        self.hub.as_ref().ok_or_else(none)
     }
 
     /// The directory itself.
@@ -59,7 +73,7 @@ impl Cache {
         &self.root
     }
 
-    /// Where the file of a model lies, or will lie; nothing for a model that is not fetched by us.
+    /// Where the file of a model lies, or will lie; nothing for a model that comes from the Hub.
     pub fn model_path(&self, model: &Published) -> Option<PathBuf> {
         let Source::Pip(pip) = &model.source else {
             return None;
@@ -80,10 +94,11 @@ impl Cache {
         Ok(published()?.iter().filter(|model| matches!(self.file_of(model), Ok(Some(_)))).collect())
     }
 
-    /// The path of a model: an existing path is itself, an id is its file in the cache.
+    /// The path of a model: an existing path is itself, an id is its file or folder in the cache, and so is a repository that
+    /// is named `hf:owner/name[@revision]`.
     ///
     /// # Errors
-    /// [`Error::NotFetched`] with the command that fetches it, [`Error::UnknownModel`], or [`Error::File`] for a path
+    /// [`Error::NotFetched`] or [`Error::Hub`] with the command that fetches it, [`Error::UnknownModel`], or [`Error::File`] for a path
     /// where nothing is, a file of the wrong size, and a fetch that has not finished.
     pub fn locate(&self, id_or_path: impl AsRef<OsStr>) -> Result<PathBuf> {
         let wish = id_or_path.as_ref();
@@ -92,6 +107,9 @@ impl Cache {
             return Ok(path);
         }
         let name = wish.to_string_lossy();
+        if let Some(name) = Name::of(&name)? {
+            return self.hub()?.locate(&name);
+        }
         if is_written_as_path(path) && !published()?.iter().any(|model| model.repository == name) {
             return Err(Error::file(path, "there is no such file or directory"));
         }
@@ -102,7 +120,7 @@ impl Cache {
     /// The file of a model if it is here; a half-finished one is an error.
     fn file_of(&self, model: &Published) -> Result<Option<PathBuf>> {
         let (Source::Pip(pip), Some(path)) = (&model.source, self.model_path(model)) else {
-            return Ok(None);
+            return Ok(self.hub.as_ref().and_then(|hub| hub.snapshot(&Name::main(&model.repository))));
         };
         match has_size_of(&path, pip) {
             Ok(true) => Ok(Some(path)),
@@ -251,7 +269,7 @@ mod tests {
         assert!(message(&cache, "smollm2-135m").contains("did you mean `smollm2-135m-instruct`?"));
         assert!(message(&cache, "HuggingFaceTB/SmolLM2-135M-Instruct").contains("did you mean"));
         assert!(message(&cache, "whisper").contains("no model is called `whisper`"));
-        assert!(message(&cache, "llama-2-7b").contains("hf download meta-llama/Llama-2-7b-hf"));
+        assert!(message(&cache, "llama-2-7b").contains("`zoo fetch llama-2-7b`"));
     }
 
     #[test]

@@ -63,6 +63,14 @@ pub enum Error {
         /// Its licence.
         licence: String,
     },
+    /// A repository of the Hugging Face Hub that is not here, or that does not come.
+    #[error("{name}: {problem}")]
+    Hub {
+        /// What was asked for.
+        name: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// A file that no family, or more than one, understands.
     #[error("{}: {problem}", file.display())]
     Unrecognised {

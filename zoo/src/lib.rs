@@ -47,6 +47,8 @@ mod open;
 pub mod picture;
 mod positions;
 pub mod published;
+mod quantise;
+mod quantization;
 mod qwen;
 mod qwen3_moe;
 pub mod registry;
@@ -67,6 +69,7 @@ pub use flux::{FluxInput, FluxPipeline, FluxTransformer};
 pub use image::{Generator, ImageEvent, ImageRequest, InitImage};
 pub use language::{Completion, Event, LanguageModel, Request, Stopped};
 pub use open::{Files, Open, Weights, language_model, open};
+pub use quantise::{Quantise, Quantised};
 pub use registry::{Checkpoint, Entry, Family, MODELS, OpenOptions, Opened, PIPELINES, Pipeline};
 pub use t5::T5Encoder;
 

@@ -176,7 +176,7 @@ impl Open {
 }
 
 /// The half precision that most of a file is in, or f32.
-fn own_dtype(header: &Header) -> Dtype {
+pub(crate) fn own_dtype(header: &Header) -> Dtype {
     let bytes = |stored| -> usize {
         let of_type = header.tensors.values().filter(|info| info.dtype == stored);
         of_type.filter_map(|info| info.bytes()).sum()

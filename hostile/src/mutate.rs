@@ -168,7 +168,7 @@ fn change(value: &mut Value, donor: Value, rng: &mut Rng) {
         (3, value) => *value = number(rng),
         (4, value) => *value = Value::String(word(rng)),
         (5, value) => {
-            let depth = [1, 3, 40, 130, 2000][rng.usize(..5)];
+            let depth = [1, 3, 40, 130, 300][rng.usize(..5)];
             *value = (0..depth).fold(value.take(), |inner, _| Value::Array(vec![inner]));
         }
         (_, Value::Number(old)) => {

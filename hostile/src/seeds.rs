@@ -61,7 +61,7 @@ fn folders(path: &Path) -> io::Result<Vec<PathBuf>> {
 /// The config of each family, which says whose it is.
 pub fn configs() -> io::Result<Vec<Vec<u8>>> {
     let text = |mut family: Family| {
-        if let Some(config) = family.config.as_object_mut().filter(|config| !config.contains_key("model_type")) {
+        if let Some(config) = family.config.as_object_mut() {
             config.insert("_class_name".into(), family.class.into());
         }
         family.config.to_string().into_bytes()

@@ -1,6 +1,10 @@
 //! What reads each format, from bytes on.
 
-use crate::{Bench, mutate::Kind, seeds};
+use crate::{
+    Bench,
+    mutate::Kind,
+    seeds::{self, Family},
+};
 use framework::{
     Dtype,
     weights::{Source, Tensors, WeightMap, gguf, safetensors},
@@ -114,7 +118,9 @@ fn config(bench: &Bench, bytes: &[u8]) -> io::Result<bool> {
             name == class || of(name).is_some_and(|names| Some(names) == of(class))
         })
     };
-    let family = bench.families.iter().find(|family| named(&family.class)).or(bench.families.first());
+    let exact = |family: &&Family| said.get("_class_name").is_some_and(|class| *class == *family.class);
+    let kin = || bench.families.iter().find(|family| named(&family.class));
+    let family = bench.families.iter().find(exact).or_else(kin).or(bench.families.first());
     let Some(family) = family else { return Ok(false) };
     bench.put(&format!("{}/config.json", family.class), bytes)?;
     Ok(fits(&bench.path(&family.class)))

@@ -3,7 +3,7 @@
 use hostile::{Bench, TARGETS, run};
 
 /// Inputs for each target: seconds without optimisation.
-const INPUTS: u64 = 120;
+const INPUTS: u64 = 60;
 
 #[test]
 fn valid_files_are_accepted() {

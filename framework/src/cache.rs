@@ -9,14 +9,21 @@ use mlx_rs::{
 /// How many tokens a growing cache makes room for at a time.
 const STEP: i32 = 256;
 
+/// How many features of a packed key or value share a scale, where the head is a multiple of it; else the smaller one.
+const GROUPS: [i32; 2] = [64, 32];
+
 /// Keys and values of one layer, `[B, S, Hkv, D]` in order of time; owned by the caller of a model.
 ///
 /// A growing cache keeps everything. A rotating one keeps what a sliding window still sees: it writes into a buffer
 /// of twice the window and moves the window to the front when the buffer is full, so that a token costs a constant
 /// amount on average and the order of time is never lost.
+///
+/// Either may be [packed](Self::packed): a token is quantised when it is added, and what a call sees is unpacked for it.
 #[derive(Clone, Debug, Default)]
 pub struct KvCache {
-    buffers: Option<(Array, Array)>,
+    /// Keys and values, each in the arrays that its form has.
+    buffers: Option<[Vec<Array>; 2]>,
+    form: Form,
     start: i32,
     end: i32,
     seen: i32,
@@ -34,6 +41,26 @@ impl KvCache {
         Self { window: Some(window), ..Self::default() }
     }
 
+    /// Keeps 4 or 8 bits a number, with a scale and a bias (of the dtype of the keys) for 64 features of a head, or for 32
+    /// where the head is no multiple of 64: MLX's affine quantisation, as in mlx-lm's `QuantizedKVCache`. In a bf16 cache
+    /// of 64 a group a number takes 4.5 or 8.5 bits.
+    ///
+    /// # Errors
+    /// When the bits are not 4 or 8, or the cache holds something. Heads that are no multiple of 32 are an error of
+    /// [`update`](Self::update).
+    pub fn packed(self, bits: i32) -> Result<Self> {
+        if ![4, 8].contains(&bits) {
+            return Err(Error::argument("kv_bits", format!("{bits} bits are none of 4 and 8")));
+        }
+        if self.buffers.is_some() {
+            return Err(Error::argument(
+                "kv_bits",
+                "what a cache holds already is not packed; begin with an empty one",
+            ));
+        }
+        Ok(Self { form: Form::Packed { bits }, ..self })
+    }
+
     /// How many tokens have been added since the beginning: the position of the next one.
     pub fn seen(&self) -> i32 {
         self.seen
@@ -48,7 +75,7 @@ impl KvCache {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        *self = Self { window: self.window, ..Self::default() };
+        *self = Self { window: self.window, form: self.form, ..Self::default() };
     }
 
     /// Forgets all but the first `seen` tokens. False, with nothing changed, where there are not so many, or the window has let
@@ -65,12 +92,12 @@ impl KvCache {
 
     /// Bytes that the buffers hold.
     pub fn bytes(&self) -> usize {
-        self.buffers.as_ref().map_or(0, |(keys, values)| keys.nbytes() + values.nbytes())
+        self.arrays().map(Array::nbytes).sum()
     }
 
     /// The arrays, to be evaluated together with a result.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.buffers.iter().flat_map(|(keys, values)| [keys, values])
+        self.buffers.iter().flatten().flatten()
     }
 
     /// What is held, for a layer that shares this layer's keys and values.
@@ -81,33 +108,46 @@ impl KvCache {
         let missing =
             || Error::argument("state", "a layer that shares keys and values needs the state that holds them");
         let state = state.ok_or_else(missing)?;
-        let (keys, values) = state.buffers.as_ref().ok_or_else(missing)?;
-        Ok((math::slice(keys, 1, state.start, state.end)?, math::slice(values, 1, state.start, state.end)?))
+        state.buffers.as_ref().ok_or_else(missing)?;
+        state.held(state.start, state.end)
     }
 
     /// Adds the keys and values `[B, L, Hkv, D]` of a call; returns all that its queries see, `[B, S, Hkv, D]`.
+    ///
+    /// # Errors
+    /// When they are to be packed and D is no multiple of 32.
     pub fn update(&mut self, keys: Array, values: Array) -> Result<(Array, Array)> {
         let [_, length, _, _] = math::shape(&keys)?;
         let visible = self.keys(length);
         if let Some(window) = self.window {
             self.start = self.start.max(self.end - (window - 1));
         }
-        self.make_room(&keys, &values, length)?;
+        let new = [self.form.store(keys)?, self.form.store(values)?];
+        self.make_room(&new, length)?;
         let (start, end) = (self.end, self.end + length);
-        let (old_keys, old_values) = self.buffers.as_mut().ok_or_else(|| Error::argument("keys", "no buffer"))?;
-        old_keys.try_index_mut((.., start..end), keys)?;
-        old_values.try_index_mut((.., start..end), values)?;
-        let seen_from = end - visible;
-        let seen = (math::slice(old_keys, 1, seen_from, end)?, math::slice(old_values, 1, seen_from, end)?);
+        for (old, new) in self.buffers.iter_mut().flatten().flatten().zip(new.into_iter().flatten()) {
+            old.try_index_mut((.., start..end), new)?;
+        }
         self.end = end;
         self.seen += length;
-        Ok(seen)
+        self.held(end - visible, end)
+    }
+
+    /// Keys and values of some tokens.
+    fn held(&self, start: i32, end: i32) -> Result<(Array, Array)> {
+        let [keys, values] =
+            self.buffers.as_ref().ok_or_else(|| Error::argument("state", "nothing has been added to it"))?;
+        let some = |parts: &[Array]| {
+            let parts = parts.iter().map(|part| math::slice(part, 1, start, end)).collect::<Result<Vec<_>>>()?;
+            self.form.restore(&parts)
+        };
+        Ok((some(keys)?, some(values)?))
     }
 
     /// Lets `length` tokens fit behind `end`: grows, or moves what is still seen to the front.
-    fn make_room(&mut self, keys: &Array, values: &Array, length: i32) -> Result<()> {
-        let capacity = match &self.buffers {
-            Some((keys, _)) => math::shape::<4>(keys)?[1],
+    fn make_room(&mut self, like: &[Vec<Array>; 2], length: i32) -> Result<()> {
+        let capacity = match self.arrays().next() {
+            Some(part) => math::shape::<4>(part)?[1],
             None => 0,
         };
         if self.end + length <= capacity {
@@ -119,28 +159,74 @@ impl KvCache {
             None => (held + length + STEP - 1) / STEP * STEP,
         };
         let (start, end) = (self.start, self.end);
-        let old = self.buffers.take();
-        let renew = |old: Option<Array>, like: &Array| -> Result<Array> {
-            let [batch, _, heads, dim] = math::shape(like)?;
-            let room = |length: i32| ops::zeros_dtype(&[batch, length, heads, dim], like.dtype());
-            match old {
-                Some(old) if held > 0 => {
-                    let kept = math::slice(&old, 1, start, end)?;
-                    Ok(ops::concatenate(&[kept, room(wanted - held)?], 1)?)
+        let [old_keys, old_values] = self.buffers.take().unwrap_or_default();
+        let renew = |old: Vec<Array>, like: &[Array]| -> Result<Vec<Array>> {
+            let mut old = old.into_iter();
+            let renewed = like.iter().map(|like| {
+                let [batch, _, heads, dim] = math::shape(like)?;
+                let room = |length: i32| ops::zeros_dtype(&[batch, length, heads, dim], like.dtype());
+                match old.next() {
+                    Some(old) if held > 0 => {
+                        let kept = math::slice(&old, 1, start, end)?;
+                        Ok(ops::concatenate(&[kept, room(wanted - held)?], 1)?)
+                    }
+                    _ => Ok(room(wanted)?),
                 }
-                _ => Ok(room(wanted)?),
-            }
+            });
+            renewed.collect()
         };
-        let (old_keys, old_values) = old.unzip();
-        self.buffers = Some((renew(old_keys, keys)?, renew(old_values, values)?));
+        self.buffers = Some([renew(old_keys, &like[0])?, renew(old_values, &like[1])?]);
         (self.start, self.end) = (0, held);
         Ok(())
     }
 }
 
+/// What a number in a cache is stored as.
+#[derive(Clone, Copy, Debug, Default)]
+enum Form {
+    /// Itself.
+    #[default]
+    Dense,
+    /// `bits` of it, with a scale and a bias for each group.
+    Packed { bits: i32 },
+}
+
+impl Form {
+    /// `[B, L, Hkv, D]` → the arrays that are stored, `[B, L, Hkv, …]` each.
+    fn store(self, x: Array) -> Result<Vec<Array>> {
+        let Self::Packed { bits } = self else { return Ok(vec![x]) };
+        let [_, _, _, dim] = math::shape(&x)?;
+        let (words, scales, biases) = ops::quantize(&x, group(dim)?, bits)?;
+        Ok(vec![words, scales, biases])
+    }
+
+    /// The way back, up to the rounding.
+    fn restore(self, parts: &[Array]) -> Result<Array> {
+        match (self, parts) {
+            (Self::Dense, [x]) => Ok(x.clone()),
+            (Self::Packed { bits }, [words, scales, biases]) => {
+                let [_, _, _, columns] = math::shape(words)?;
+                Ok(ops::dequantize(words, scales, biases, group(columns * 32 / bits)?, bits)?)
+            }
+            _ => Err(Error::argument("state", "its buffers are of another form")),
+        }
+    }
+}
+
+/// How many features of a head share a scale.
+fn group(dim: i32) -> Result<i32> {
+    let fits = GROUPS.into_iter().find(|group| dim % group == 0);
+    fits.ok_or_else(|| {
+        let problem = format!("heads of {dim} features cannot be packed, only multiples of 32; keep this cache dense");
+        Error::argument("kv_bits", problem)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Init, Mask, Score, attend, testing::difference};
+    use mlx_rs::Dtype;
 
     /// Keys that are their own position, so that what is seen can be read.
     fn keys(from: i32, length: i32) -> Array {
@@ -221,5 +307,106 @@ mod tests {
             cache.update(keys(from, 1), keys(from, 1)).unwrap();
         }
         assert_eq!(cache.bytes(), 2 * 8 * 4);
+    }
+
+    /// Keys and values of a call, and queries to ask them.
+    fn call(length: i32, dim: i32, init: &mut Init) -> [Array; 3] {
+        [6, 2, 2].map(|heads| init.normal(&[2, length, heads, dim], 1.0).unwrap().get())
+    }
+
+    /// MLX's rounding of the whole at once.
+    fn rounded(x: &[Array], group: i32, bits: i32) -> Array {
+        let x = ops::concatenate(x, 1).unwrap();
+        let (words, scales, biases) = ops::quantize(&x, group, bits).unwrap();
+        ops::dequantize(words, scales, &biases, group, bits).unwrap()
+    }
+
+    #[test]
+    fn attention_over_a_packed_cache_is_attention_over_the_rounded_keys_and_values() {
+        let mut init = Init::default();
+        for (dim, group) in [(64, 64), (128, 64), (96, 32), (32, 32)] {
+            for (bits, window) in [(4, None), (8, None), (4, Some(5)), (8, Some(5))] {
+                let empty = window.map_or_else(KvCache::growing, KvCache::rotating);
+                let mut cache = empty.packed(bits).unwrap();
+                let (mut keys, mut values) = (vec![], vec![]);
+                for length in [3, 1, 300, 1, 2] {
+                    let [q, k, v] = call(length, dim, &mut init);
+                    keys.push(k.clone());
+                    values.push(v.clone());
+                    let visible = cache.keys(length);
+                    let (k, v) = cache.update(k, v).unwrap();
+                    let mask = window.map_or_else(Mask::causal, Mask::sliding);
+                    let mask = mask.lower(length, visible, Dtype::Float32).unwrap();
+                    let attended = |k: &Array, v: &Array| attend(&q, k, v, &mask, &Score::of(dim), None).unwrap();
+                    let newest = |x: &[Array]| {
+                        let x = rounded(x, group, bits);
+                        let [_, end, _, _] = math::shape(&x).unwrap();
+                        math::slice(&x, 1, end - visible, end).unwrap()
+                    };
+                    let expected = attended(&newest(&keys), &newest(&values));
+                    let apart = difference(&attended(&k, &v), &expected);
+                    assert!(apart < 1e-5, "{apart} at {dim} features, {bits} bits");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_packed_is_close_to_what_was_added() {
+        let [_, k, v] = call(7, 64, &mut Init::default());
+        let highest = |x: &Array| math::read::<f32>(&x.max(None).unwrap()).unwrap()[0];
+        let range = highest(&k) + highest(&k.negative().unwrap());
+        for bits in [4, 8] {
+            let step = range / (2_f32.powi(bits) - 1.0);
+            let mut cache = KvCache::growing().packed(bits).unwrap();
+            let (packed, _) = cache.update(k.clone(), v.clone()).unwrap();
+            let apart = difference(&packed, &k);
+            assert!(apart > 0.0 && apart < step, "{apart} with {bits} bits");
+            let (borrowed, _) = KvCache::borrowed(Some(&mut cache)).unwrap();
+            assert_eq!(difference(&borrowed, &packed), 0.0);
+        }
+    }
+
+    #[test]
+    fn packing_takes_the_memory_that_it_says() {
+        let bytes = |cache: KvCache, dtype| {
+            let mut cache = cache;
+            let [_, k, v] = call(10, 64, &mut Init::default()).map(|x| x.as_dtype(dtype).unwrap());
+            let (k, _) = cache.update(k, v).unwrap();
+            assert_eq!(k.dtype(), dtype);
+            cache.bytes() as f64
+        };
+        for (dtype, wide) in [(Dtype::Bfloat16, 16.0), (Dtype::Float32, 32.0)] {
+            let dense = bytes(KvCache::growing(), dtype);
+            for bits in [4, 8] {
+                let packed = bytes(KvCache::growing().packed(bits).unwrap(), dtype);
+                assert_eq!(packed / dense, (f64::from(bits) + 2.0 * wide / 64.0) / wide);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_packed_says_so() {
+        for bits in [0, -4, 3, 16] {
+            assert!(KvCache::growing().packed(bits).unwrap_err().to_string().contains("kv_bits"));
+        }
+        let [_, k, v] = call(2, 80, &mut Init::default());
+        let mut cache = KvCache::rotating(4).packed(8).unwrap();
+        assert!(cache.update(k.clone(), v.clone()).unwrap_err().to_string().contains("80 features"));
+        let mut held = KvCache::growing();
+        held.update(k, v).unwrap();
+        assert!(held.packed(8).is_err());
+    }
+
+    #[test]
+    fn a_cleared_cache_is_as_it_was_made() {
+        let [_, k, v] = call(9, 32, &mut Init::default());
+        let mut cache = KvCache::rotating(4).packed(4).unwrap();
+        cache.update(k.clone(), v.clone()).unwrap();
+        let bytes = cache.bytes();
+        cache.clear();
+        assert_eq!((cache.bytes(), cache.seen()), (0, 0));
+        cache.update(k, v).unwrap();
+        assert_eq!(cache.bytes(), bytes);
     }
 }

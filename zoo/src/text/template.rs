@@ -85,6 +85,9 @@ const TOOL_USE: &str = "tool_use";
 /// The names under which reasoning is passed, the one that templates read first.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
+/// The switches for thinking: of Qwen, GLM and SmolLM; of DeepSeek and Kimi.
+const THINKING: [&str; 2] = ["enable_thinking", "thinking"];
+
 impl ChatTemplate {
     /// A template without special tokens.
     pub fn new(source: impl Into<String>) -> Self {
@@ -136,6 +139,21 @@ impl ChatTemplate {
         variables.insert("tools".to_owned(), tools.cloned().unwrap_or_default());
         variables.insert("add_generation_prompt".to_owned(), add_generation_prompt.into());
         bounded(name, source, &Value::Object(variables))
+    }
+
+    /// Whether the template that serves requests with or without tools reads a variable.
+    pub fn reads(&self, variable: &str, tools: bool) -> bool {
+        let word = |c: char| c.is_alphanumeric() || c == '_';
+        self.choose(tools).is_ok_and(|(_, source)| source.split(|c| !word(c)).any(|name| name == variable))
+    }
+
+    /// The variable that says whether the model thinks.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn thinking_switch(&self) -> Result<&'static str> {
+        let found = THINKING.into_iter().find(|name| self.reads(name, false));
+        found.ok_or_else(|| Error::template("it has no switch for thinking"))
     }
 
     fn choose(&self, tools: bool) -> Result<(&str, &str)> {
@@ -238,7 +256,7 @@ fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
 /// Namespaces are the only values that can change, so they alone can come to hold themselves, and the engine walks
 /// values without looking. What is stored in one goes through [`storable`] first, and what a variable holds is [counted](Kept).
 fn portable(source: &str) -> String {
-    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let source = joined(&source.replace("\r\n", "\n").replace('\r', "\n"));
     let mut output = String::with_capacity(source.len());
     let mut rest = source.as_str();
     while let Some((before, tag)) = rest.split_once("{%") {
@@ -263,6 +281,39 @@ fn portable(source: &str) -> String {
         }
     }
     output + rest
+}
+
+/// The source without the line ends that a backslash hides in a quoted text: Python joins the lines, the engine does not.
+fn joined(source: &str) -> String {
+    let mut output = String::with_capacity(source.len());
+    let (mut end, mut quote) = (None, None);
+    let mut rest = source;
+    while let Some(character) = rest.chars().next() {
+        let mut taken = character.len_utf8();
+        match (end, quote) {
+            (None, _) => {
+                let tags = [("{{", "}}"), ("{%", "%}"), ("{#", "#}")];
+                end = tags.into_iter().find(|(begin, _)| rest.starts_with(begin)).map(|(_, end)| end);
+                taken = if end.is_some() { 2 } else { taken };
+            }
+            (Some("#}"), _) if !rest.starts_with("#}") => {}
+            (Some(_), Some(_)) if rest.starts_with("\\\n") => {
+                rest = rest.get(2..).unwrap_or_default();
+                continue;
+            }
+            (Some(_), Some(_)) if character == '\\' => {
+                taken = taken.saturating_add(rest.chars().nth(1).map_or(0, char::len_utf8));
+            }
+            (Some(_), Some(open)) if character == open => quote = None,
+            (Some(_), None) if ['\'', '"'].contains(&character) => quote = Some(character),
+            (Some(close), None) if rest.starts_with(close) => end = None,
+            _ => {}
+        }
+        let (done, after) = rest.split_at_checked(taken).unwrap_or((rest, ""));
+        output.push_str(done);
+        rest = after;
+    }
+    output
 }
 
 /// For a tag like `set target = value %}…`: what checks the value, the text from the value on, and that after it.
@@ -522,6 +573,19 @@ mod tests {
         assert!(one(&source("ns.x + ns.x")).contains("too large"));
         assert_eq!(one(&source("[i]")), "[199]");
         assert_eq!(one(&source("(1, '\\'%}', \"%}'\", i if i < 5 else 2)")), "(1, \"'%}\", \"%}'\", 2)");
+    }
+
+    #[test]
+    fn a_backslash_joins_lines_in_a_quoted_text_and_nowhere_else() {
+        for (source, expected) in [
+            ("{{ 'a\\\nb' ~ \"c\\\n\\\nd\" }}", "abcd"),
+            ("{% set x = 'a\\\n\"b' %}{{ x }}\\\nc", "a\"b\\\nc"),
+            ("{# it's #}'a\\\nb'{{ 'c' }}", "'a\\\nb'c"),
+            ("{{ 'a\\\\' ~ '\\\nb' }}", "a\\b"),
+            ("{{ '\\'\\\né' }}", "'é"),
+        ] {
+            assert_eq!(one(source), expected, "{source}");
+        }
     }
 
     #[test]

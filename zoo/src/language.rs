@@ -26,7 +26,7 @@ use std::{
 };
 
 /// Tokens of a prompt that are computed at once: bounds the memory of scores, and how long a cancel waits.
-const CHUNK: usize = 512;
+pub(crate) const CHUNK: usize = 512;
 
 /// A language model that is ready to answer.
 pub struct LanguageModel {
@@ -370,7 +370,7 @@ impl<'a> Answer<'a> {
 }
 
 /// A sequence of tokens and what the model remembers of it.
-struct Sequence<'a> {
+pub(crate) struct Sequence<'a> {
     model: &'a dyn CausalLm,
     state: Vec<KvCache>,
     tokens: Vec<u32>,
@@ -379,7 +379,7 @@ struct Sequence<'a> {
 }
 
 impl<'a> Sequence<'a> {
-    fn new(model: &'a dyn CausalLm, request: &'a Request, prompt: &[u32], state: Vec<KvCache>) -> Self {
+    pub(crate) fn new(model: &'a dyn CausalLm, request: &'a Request, prompt: &[u32], state: Vec<KvCache>) -> Self {
         Self {
             model,
             state,
@@ -390,7 +390,7 @@ impl<'a> Sequence<'a> {
     }
 
     /// Reads the prompt in chunks, but for the `done` tokens that its state holds; returns the token after it.
-    fn prefill(&mut self, mut done: usize, progress: &mut dyn FnMut(usize) -> Result<()>) -> Result<u32> {
+    pub(crate) fn prefill(&mut self, mut done: usize, progress: &mut dyn FnMut(usize) -> Result<()>) -> Result<u32> {
         let prompt = self.tokens.clone();
         let mut last = None;
         for chunk in prompt.get(done..).unwrap_or_default().chunks(CHUNK) {
@@ -410,7 +410,7 @@ impl<'a> Sequence<'a> {
     }
 
     /// Appends a token; returns the one after it.
-    fn step(&mut self, token: u32) -> Result<u32> {
+    pub(crate) fn step(&mut self, token: u32) -> Result<u32> {
         self.tokens.push(token);
         let logits = self.feed(&[token])?;
         self.choose(&logits)

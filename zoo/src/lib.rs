@@ -20,6 +20,7 @@
 
 mod arguments;
 mod autoencoder_kl;
+pub mod bench;
 mod boilerplate;
 pub mod cache;
 mod checksum;
@@ -51,6 +52,7 @@ mod quantise;
 mod quantization;
 mod qwen;
 mod qwen3_moe;
+mod real_size;
 pub mod registry;
 mod rope;
 mod sizes;

@@ -1,6 +1,6 @@
 //! The request of pictures on a command line, and in the pictures themselves.
 
-use super::{ComputeArguments, as_option};
+use super::{ComputeArguments, as_option, gigabytes};
 use crate::{
     Error, Generator, ImageRequest, InitImage, Result, cache,
     image::Capabilities,
@@ -309,7 +309,7 @@ impl RequestArguments {
             init: None,
             tile: said.tile,
             previews: wishes.previews,
-            memory: self.memory.map(bytes).transpose()?,
+            memory: self.memory.map(gigabytes).transpose()?,
         };
         // The size is checked before a picture is resized to it.
         generator.capabilities().validate(&request).map_err(as_option)?;
@@ -362,11 +362,4 @@ fn fitting(size: [u32; 2], request: &ImageRequest) -> Result<[u32; 2]> {
     }
     let count = request.prompts.len();
     Err(Error::argument("--size", format!("{width} x {height} pixels are too many for {count} pictures; name fewer")))
-}
-
-fn bytes(gigabytes: f64) -> Result<u64> {
-    if gigabytes.is_finite() && gigabytes > 0.0 {
-        return Ok((gigabytes * 1e9) as u64);
-    }
-    Err(Error::argument("--memory", format!("{gigabytes} is not a number of GB above 0")))
 }

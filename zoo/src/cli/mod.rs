@@ -1,5 +1,6 @@
 //! The command line: arguments in, calls of the library, something readable out.
 
+mod bench;
 mod chat;
 mod doctor;
 mod fetch;
@@ -112,6 +113,8 @@ enum Command {
     Plan(image::RequestArguments),
     /// Train a model from a recipe, or go on training it.
     Train(train::TrainArguments),
+    /// Measure how fast a language model of that size runs here, with random weights; downloads nothing.
+    Bench(bench::Arguments),
     /// Show the device, MLX's version and backend, memory, the BLAS in use, and measured speed.
     Doctor,
 }
@@ -241,6 +244,14 @@ fn as_option(error: Error) -> Error {
     }
 }
 
+/// Bytes from the GB of `--memory`.
+fn gigabytes(number: f64) -> Result<u64> {
+    if number.is_finite() && number > 0.0 {
+        return Ok((number * 1e9) as u64);
+    }
+    Err(Error::argument("--memory", format!("{number} is not a number of GB above 0")))
+}
+
 /// Parses the arguments of the process and does what they say.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -262,6 +273,7 @@ pub fn main() -> ExitCode {
         Command::Generate(arguments) => generate::run(arguments, &show),
         Command::Plan(arguments) => plan::run(arguments, &show),
         Command::Train(arguments) => train::run(arguments, &show),
+        Command::Bench(arguments) => bench::run(arguments, &show),
         Command::Doctor => doctor::run(&show),
     };
     match outcome {

@@ -35,6 +35,7 @@ pub fn sections() -> Vec<(&'static str, Vec<Case>)> {
         ("The cache", cache()),
         ("Fetching", fetching()),
         ("Training", training()),
+        ("Measurements", measurements()),
         ("Traces", traces()),
         ("For programs", programs()),
         ("Command lines", command_lines()),
@@ -643,6 +644,25 @@ fn composed_snapshots() -> Vec<Case> {
         "An output that is no velocity", "zoo generate heart --model DIR/pocket", |world| spoil(world, "transformer/config.json", |config| {
             config["output"]["stream"] = "text".into();
         });
+    ]
+}
+
+fn measurements() -> Vec<Case> {
+    cases![
+        "A model that nobody knows", "zoo bench llama-3.2-2b", fine;
+        "A model of pictures", "zoo bench flux.1-dev", fine;
+        "A folder", "zoo bench DIR/snapshot", fine;
+        "A prompt of 0 tokens", "zoo bench llama-3.2-1b --prompt-tokens 0", fine;
+        "Nothing to generate", "zoo bench llama-3.2-1b --tokens 0", fine;
+        "No repeats", "zoo bench llama-3.2-1b --repeats 0", fine;
+        "Repeats below 0", "zoo bench llama-3.2-1b --repeats -1", fine;
+        "Bits that weights do not have", "zoo bench llama-3.2-1b --bits 5", fine;
+        "A prompt longer than the context", "zoo bench llama-2-7b --prompt-tokens 4090", fine;
+        "Weights that do not fit into memory", "zoo bench llama-3.1-405b --bits 4 --memory 100", fine;
+        "Weights that fit once they are made", "zoo bench llama-3.2-1b --bits 4 --memory 2", fine;
+        "A prompt that does not fit into memory", "zoo bench llama-3.2-1b --bits 4 --memory 5 --prompt-tokens 100000", fine;
+        "Memory that is no number", "zoo bench llama-3.2-1b --memory NaN", fine;
+        "An event in place of a message", "zoo bench llama-3.2-1b --bits 5 --json-events", fine;
     ]
 }
 

@@ -17,7 +17,8 @@ import mlx.nn as nn
 from mlx_lm.generate import generate_step
 from mlx_lm.models import llama
 
-ROOT = Path(__file__).resolve().parents[2]
+from machine import ROOT, commit
+
 GOLDEN = json.loads((ROOT / "fixtures/llama/smollm2-135m-instruct.Q4_1/golden.json").read_text())
 NAMES = {
     "token_embd": "model.embed_tokens",
@@ -123,9 +124,8 @@ def main() -> None:
     for _ in range(arguments.rounds):
         runs["mlx-lm, packed"].append(run_mlx_lm(reference, GOLDEN["prompt"], arguments.tokens))
         runs["zoo, --weights auto"].append(run_zoo(arguments.zoo, path, arguments.tokens))
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
     print(f"{len(GOLDEN['prompt'])} prompt tokens, {arguments.tokens} generated, median of {arguments.rounds} rounds")
-    print(f"taken in turn, commit {commit.strip()}, MLX {mx.__version__} beside mlx-lm\n")
+    print(f"taken in turn, commit {commit()}, MLX {mx.__version__} beside mlx-lm\n")
     print("| | prefill, tokens/s | decode, tokens/s | decode, lowest to highest |\n|---|---|---|---|")
     medians = []
     for name, results in runs.items():

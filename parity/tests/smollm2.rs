@@ -14,7 +14,7 @@ use parity::compare::compare;
 use parity::npy;
 use parity::tensor::{Data, Tensor};
 use zoo::text::Message;
-use zoo::{LanguageModel, Open, Request, Weights};
+use zoo::{Chat, LanguageModel, Open, Request, Weights};
 
 /// The bound on relative L2, and on the reference's margin where another token may be chosen.
 const TOLERANCE: f64 = 1e-3;
@@ -65,7 +65,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn prompt(model: &LanguageModel, golden: &Golden) -> Result<(), Failed> {
-    let prompt = model.chat_prompt(&[Message::user(&golden.question)], &serde_json::Map::new())?;
+    let prompt = model.chat_prompt(&[Message::user(&golden.question)], &Chat::default())?;
     equal(&prompt, &golden.prompt)
 }
 

@@ -205,7 +205,7 @@ impl Settings {
     fn run(&self, model: &RandomModel, prompt: &[u32]) -> Result<[f64; 2]> {
         let request = Request::default();
         let lm = model.lm()?;
-        let mut sequence = Sequence::new(lm, &request, prompt, lm.state());
+        let mut sequence = Sequence::new(lm, &request, prompt, lm.state(), None);
         let begin = Instant::now();
         let mut next = sequence.prefill(0, &mut |_| Ok(()))?;
         let prefill = begin.elapsed().as_secs_f64();

@@ -1,22 +1,28 @@
 //! A language model with its tokenizer: text in, text out.
 
+mod answer;
 mod batch;
 mod memory;
+mod perplexity;
+mod sequence;
+mod structure;
+
+pub use perplexity::{Perplexity, Windows};
+pub(crate) use sequence::{CHUNK, Sequence};
+pub use structure::Structure;
 
 use crate::{
-    Checkpoint, Error, MODELS, OpenOptions, Opened, Result,
-    error::go_on,
-    registry,
+    Checkpoint, Error, MODELS, OpenOptions, Opened, Result, registry,
     task::CausalLm,
-    text::{GgufTokenizer, Message, Stop, Stream, Tokenizer},
+    text::{GgufTokenizer, Message, Stop, Tokenizer},
 };
+use answer::Answer;
 use framework::{
-    Array, Dtype, KvCache, math,
-    sample::{TokenGenerator, TokenSampler},
+    Array, KvCache, math,
+    sample::TokenSampler,
     weights::{Progress, Source},
 };
 use memory::Memory;
-use mlx_rs::{ops::indexing::argmax_axis, transforms};
 use serde_json::{Map, Value};
 use std::{
     cell::RefCell,
@@ -24,9 +30,7 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
-
-/// Tokens of a prompt that are computed at once: bounds the memory of scores, and how long a cancel waits.
-pub(crate) const CHUNK: usize = 512;
+use structure::Follower;
 
 /// A language model that is ready to answer.
 pub struct LanguageModel {
@@ -47,12 +51,37 @@ pub struct Request {
     pub seed: u64,
     /// Texts at which the answer ends; they are not part of it.
     pub stop: Vec<String>,
+    /// What the answer has to be; without, any text.
+    pub structure: Option<Structure>,
+    /// Bits of a number in the caches of keys and values, 4 or 8; without, the model's dtype.
+    pub kv_bits: Option<i32>,
+    /// Whether special tokens are shown: some models mark the calls of tools with them.
+    pub special: bool,
 }
 
 impl Default for Request {
     fn default() -> Self {
-        Self { max_tokens: 512, sampler: TokenSampler::default(), seed: 0, stop: Vec::new() }
+        Self {
+            max_tokens: 512,
+            sampler: TokenSampler::default(),
+            seed: 0,
+            stop: Vec::new(),
+            structure: None,
+            kv_bits: None,
+            special: false,
+        }
     }
+}
+
+/// What a conversation has beside its messages.
+#[derive(Clone, Debug, Default)]
+pub struct Chat {
+    /// The tools that the model may call: a list of JSON schemas, as transformers takes it.
+    pub tools: Option<Value>,
+    /// Whether the model thinks before it answers, where its template has a switch for it; without, as it is set.
+    pub thinking: Option<bool>,
+    /// Further variables of the template.
+    pub extra: Map<String, Value>,
 }
 
 /// What happens while a model answers.
@@ -77,6 +106,8 @@ pub enum Event<'a> {
 pub enum Stopped {
     /// The model ended it.
     EndOfText,
+    /// The structure that was asked for is complete, and nothing can follow.
+    Complete,
     /// A stop string occurred.
     StopString(String),
     /// `max_tokens` were generated.
@@ -105,6 +136,11 @@ pub struct Completion {
 }
 
 impl Completion {
+    /// Whether more would have followed: the end of an answer with a structure is missing then.
+    pub fn is_truncated(&self) -> bool {
+        matches!(self.stopped, Stopped::MaxTokens | Stopped::ContextFull)
+    }
+
     /// Tokens of the prompt a second, of those that were read.
     pub fn prefill_rate(&self) -> f64 {
         rate(self.prompt_tokens.saturating_sub(self.reused_tokens), self.prefill)
@@ -166,11 +202,19 @@ impl LanguageModel {
     /// The tokens of a conversation, as the model's chat template writes it, up to where the answer begins.
     ///
     /// # Errors
-    /// When the model has no chat template, or the template refuses the messages.
-    pub fn chat_prompt(&self, messages: &[Message], extra: &Map<String, Value>) -> Result<Vec<u32>> {
+    /// When the model has no chat template, the template refuses the messages, or it knows no tools or no switch for
+    /// thinking where these are asked for.
+    pub fn chat_prompt(&self, messages: &[Message], chat: &Chat) -> Result<Vec<u32>> {
         let none = || Error::template("this model has none, so it cannot chat; use `complete`");
         let template = self.tokenizer.chat_template().ok_or_else(none)?;
-        let text = template.render(messages, None, true, extra)?;
+        let mut extra = chat.extra.clone();
+        if let Some(thinking) = chat.thinking {
+            extra.insert(template.thinking_switch()?.to_owned(), thinking.into());
+        }
+        if chat.tools.is_some() && !template.reads("tools", true) {
+            return Err(Error::template("it knows no tools"));
+        }
+        let text = template.render(messages, chat.tools.as_ref(), true, &extra)?;
         self.tokenizer.encode(&text, false)
     }
 
@@ -184,7 +228,21 @@ impl LanguageModel {
         request: &Request,
         observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Completion> {
-        self.generate(&self.chat_prompt(messages, &Map::new())?, request, observer)
+        self.chat_with(messages, &Chat::default(), request, observer)
+    }
+
+    /// As [`chat`](Self::chat), with tools, or with thinking switched.
+    ///
+    /// # Errors
+    /// As [`chat`](Self::chat).
+    pub fn chat_with(
+        &self,
+        messages: &[Message],
+        chat: &Chat,
+        request: &Request,
+        observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Completion> {
+        self.generate(&self.chat_prompt(messages, chat)?, request, observer)
     }
 
     /// Continues a text.
@@ -223,8 +281,9 @@ impl LanguageModel {
     /// that sequence are kept until the next one, or until they are to be [forgotten](Self::forget).
     ///
     /// # Errors
-    /// When a value of the request is out of its range, the prompt is empty, longer than the context or holds a token
-    /// that the model does not have; when the logits are not finite; [`Error::Cancelled`] when the observer breaks.
+    /// When a value of the request is out of its range or not for this model, the prompt is empty, longer than the context
+    /// or holds a token that the model does not have; when the logits are not finite; [`Error::Cancelled`] when the
+    /// observer breaks.
     pub fn generate(
         &self,
         prompt: &[u32],
@@ -233,25 +292,30 @@ impl LanguageModel {
     ) -> Result<Completion> {
         let model = self.lm()?;
         request.validate()?;
+        request.check_bias(model)?;
         check_prompt(prompt, model)?;
         let room = room(prompt, model);
-        let mut answer = Answer::new(&self.tokenizer, request, observer)?;
-        let known = self.memory.take().recall(prompt);
-        let (state, reused_tokens) = known.unwrap_or_else(|| (model.state(), 0));
-        let mut sequence = Sequence::new(model, request, prompt, state);
+        let mut answer = Answer::new(request, &self.tokenizer, observer)?;
+        let follower = request.follower(&self.tokenizer)?;
+        let (state, reused_tokens) = match self.memory.take().recall(prompt, request.kv_bits) {
+            Some(known) => known,
+            None => (request.state(model)?, 0),
+        };
+        let mut sequence = Sequence::new(model, request, prompt, state, follower);
         let begin = Instant::now();
         let mut tell = |done| answer.tell(Event::Prefill { done, total: prompt.len() });
         let mut next = sequence.prefill(reused_tokens, &mut tell)?;
         let prefill = begin.elapsed();
         let begin = Instant::now();
-        let mut tokens = Vec::new();
         let stopped = loop {
-            if let Some(stopped) = self.take(next, &mut tokens, &mut answer, request, room)? {
+            let Sequence { generated, follower, .. } = &mut sequence;
+            if let Some(stopped) = self.take(next, generated, follower.as_mut(), &mut answer, request, room)? {
                 break stopped;
             }
             next = sequence.step(next)?;
         };
-        self.memory.replace(Memory::of(sequence.tokens, sequence.state));
+        let (memory, tokens) = sequence.end(request.kv_bits);
+        self.memory.replace(memory);
         let decode = begin.elapsed();
         let text = answer.finish(&stopped)?;
         Ok(Completion { text, tokens, stopped, prompt_tokens: prompt.len(), reused_tokens, prefill, decode })
@@ -262,6 +326,7 @@ impl LanguageModel {
         &self,
         token: u32,
         tokens: &mut Vec<u32>,
+        follower: Option<&mut Follower>,
         answer: &mut Answer<'_>,
         request: &Request,
         room: usize,
@@ -270,8 +335,12 @@ impl LanguageModel {
             return Ok(Some(Stopped::EndOfText));
         }
         tokens.push(token);
+        let complete = follower.map_or(Ok(false), |follower| follower.push(token))?;
         if let Some(fired) = answer.push(token)? {
             return Ok(Some(Stopped::StopString(fired)));
+        }
+        if complete {
+            return Ok(Some(Stopped::Complete));
         }
         let made = tokens.len();
         let full = (made >= room).then_some(Stopped::ContextFull);
@@ -294,7 +363,35 @@ impl Request {
         if self.max_tokens == 0 {
             return Err(Error::argument("max_tokens", "0 tokens are no answer; ask for at least 1"));
         }
+        if self.structure.is_some() && !self.stop.is_empty() {
+            return Err(Error::argument("stop", "it would cut an answer off that has to be whole JSON"));
+        }
+        if let Some(bits) = self.kv_bits {
+            KvCache::growing().packed(bits)?;
+        }
         Stop::new(self.stop.iter().cloned()).map(drop)
+    }
+
+    /// Refuses biases of tokens that the model does not have.
+    fn check_bias(&self, model: &dyn CausalLm) -> Result<()> {
+        let count = model.vocabulary();
+        match self.sampler.logit_bias.keys().find(|&&id| i64::from(id) >= i64::from(count)) {
+            Some(id) => {
+                Err(Error::argument("logit_bias", format!("token {id} is not among the model's {count} tokens")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What holds a sequence to the structure that is asked for.
+    fn follower(&self, tokenizer: &Tokenizer) -> Result<Option<Follower>> {
+        self.structure.as_ref().map(|structure| Follower::new(structure, tokenizer)).transpose()
+    }
+
+    /// The state of an empty sequence.
+    fn state(&self, model: &dyn CausalLm) -> Result<Vec<KvCache>> {
+        let packed = |cache: KvCache| self.kv_bits.map_or(Ok(cache.clone()), |bits| Ok(cache.packed(bits)?));
+        model.state().into_iter().map(packed).collect()
     }
 }
 
@@ -310,130 +407,16 @@ fn check_prompt(prompt: &[u32], model: &dyn CausalLm) -> Result<()> {
         );
         return Err(Error::argument("prompt", problem));
     }
-    match prompt.iter().find(|&&id| id >= model.vocabulary() as u32) {
+    check_ids(prompt, model)
+}
+
+/// Refuses tokens that the model does not have.
+fn check_ids(tokens: &[u32], model: &dyn CausalLm) -> Result<()> {
+    match tokens.iter().find(|&&id| id >= model.vocabulary() as u32) {
         Some(id) => {
             let (count, whose) = (model.vocabulary(), "the tokenizer is another model's");
             Err(Error::argument("prompt", format!("token {id} is not among the model's {count} tokens: {whose}")))
         }
         None => Ok(()),
-    }
-}
-
-/// The text of an answer as it grows.
-struct Answer<'a> {
-    stream: Stream,
-    stop: Stop,
-    text: String,
-    observer: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-}
-
-impl<'a> Answer<'a> {
-    fn new(
-        tokenizer: &Tokenizer,
-        request: &Request,
-        observer: &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<Self> {
-        let stop = Stop::new(request.stop.iter().cloned())?;
-        Ok(Self { stream: tokenizer.stream(true), stop, text: String::new(), observer })
-    }
-
-    fn tell(&mut self, event: Event<'_>) -> Result<()> {
-        Ok(go_on((self.observer)(event))?)
-    }
-
-    fn show(&mut self, piece: &str) -> Result<()> {
-        self.text.push_str(piece);
-        if piece.is_empty() { self.tell(Event::Token) } else { self.tell(Event::Text(piece)) }
-    }
-
-    /// Takes a token; returns the stop string that it completed.
-    fn push(&mut self, token: u32) -> Result<Option<String>> {
-        let piece = self.stream.push(token)?.unwrap_or_default();
-        let piece = self.stop.push(&piece);
-        self.show(&piece)?;
-        Ok(self.stop.fired().map(str::to_owned))
-    }
-
-    /// Shows what was held back, unless a stop string cut it off.
-    fn finish(self, stopped: &Stopped) -> Result<String> {
-        let Self { stream, mut stop, mut text, observer } = self;
-        if !matches!(stopped, Stopped::StopString(_)) {
-            let mut rest = stop.push(&stream.finish()?);
-            rest.push_str(&stop.finish());
-            if !rest.is_empty() {
-                go_on(observer(Event::Text(&rest)))?;
-            }
-            text.push_str(&rest);
-        }
-        Ok(text)
-    }
-}
-
-/// A sequence of tokens and what the model remembers of it.
-pub(crate) struct Sequence<'a> {
-    model: &'a dyn CausalLm,
-    state: Vec<KvCache>,
-    tokens: Vec<u32>,
-    sampler: &'a TokenSampler,
-    generator: TokenGenerator,
-}
-
-impl<'a> Sequence<'a> {
-    pub(crate) fn new(model: &'a dyn CausalLm, request: &'a Request, prompt: &[u32], state: Vec<KvCache>) -> Self {
-        Self {
-            model,
-            state,
-            tokens: prompt.to_vec(),
-            sampler: &request.sampler,
-            generator: request.sampler.generator(request.seed),
-        }
-    }
-
-    /// Reads the prompt in chunks, but for the `done` tokens that its state holds; returns the token after it.
-    pub(crate) fn prefill(&mut self, mut done: usize, progress: &mut dyn FnMut(usize) -> Result<()>) -> Result<u32> {
-        let prompt = self.tokens.clone();
-        let mut last = None;
-        for chunk in prompt.get(done..).unwrap_or_default().chunks(CHUNK) {
-            let logits = self.feed(chunk)?;
-            transforms::eval(self.state.iter().flat_map(KvCache::arrays))?;
-            done += chunk.len();
-            last = Some(logits);
-            if done == prompt.len() {
-                break;
-            }
-            progress(done)?;
-        }
-        let logits = last.ok_or_else(|| Error::argument("prompt", "it is empty"))?;
-        let next = self.choose(&logits)?;
-        progress(done)?;
-        Ok(next)
-    }
-
-    /// Appends a token; returns the one after it.
-    pub(crate) fn step(&mut self, token: u32) -> Result<u32> {
-        self.tokens.push(token);
-        let logits = self.feed(&[token])?;
-        self.choose(&logits)
-    }
-
-    fn feed(&mut self, tokens: &[u32]) -> Result<Array> {
-        let ids = math::array(tokens, &[1, tokens.len() as i32])?;
-        Ok(self.model.next(&ids, &mut self.state)?)
-    }
-
-    /// The next token from logits `[1, vocabulary]`.
-    fn choose(&mut self, logits: &Array) -> Result<u32> {
-        let logits = logits.as_dtype(Dtype::Float32)?;
-        if self.sampler.is_argmax() {
-            let best = argmax_axis(&logits, -1, false)?;
-            let finite = logits.is_finite().and_then(|finite| finite.all(None))?;
-            transforms::eval([&best, &finite])?;
-            if math::read::<bool>(&finite)? == [true] {
-                let best = math::read::<u32>(&best)?;
-                return best.first().copied().ok_or_else(|| Error::argument("logits", "there are none"));
-            }
-            return Err(framework::Error::NotFinite { stage: "logits".into() }.into());
-        }
-        Ok(self.generator.choose(&math::read::<f32>(&logits)?, &self.tokens)?)
     }
 }

@@ -69,7 +69,7 @@ pub use decoder::Decoder;
 pub use error::{Error, Result};
 pub use flux::{FluxInput, FluxPipeline, FluxTransformer};
 pub use image::{Generator, ImageEvent, ImageRequest, InitImage};
-pub use language::{Completion, Event, LanguageModel, Request, Stopped};
+pub use language::{Chat, Completion, Event, LanguageModel, Perplexity, Request, Stopped, Structure, Windows};
 pub use open::{Files, Open, Weights, language_model, open};
 pub use quantise::{Quantise, Quantised};
 pub use registry::{Checkpoint, Entry, Family, MODELS, OpenOptions, Opened, PIPELINES, Pipeline};

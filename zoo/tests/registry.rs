@@ -73,6 +73,11 @@ fn a_model_opened_in_one_thread_runs_in_another() {
             let logits = model.next(&ids, &mut model.state()).unwrap();
             assert_eq!(logits.shape(), [1, model.vocabulary()]);
             assert!(math::is_finite(&logits).unwrap());
+            let each = model.next_of_each(&ids, &mut model.state()).unwrap();
+            assert_eq!(each.shape(), [1, 3, model.vocabulary()]);
+            let last = math::slice(&each, 1, 2, 3).unwrap().reshape(logits.shape()).unwrap();
+            let apart = math::subtract(&last, &logits).unwrap().abs().unwrap().max(None).unwrap();
+            assert!(math::read::<f32>(&apart).unwrap()[0] < 1e-5);
         }
     }
 }

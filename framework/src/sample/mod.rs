@@ -41,4 +41,4 @@ pub use schedule::{
     AnySchedule, BetaKind, Betas, Clock, Curve, Discrete, Fixed, Flow, LogitNormal, Resolution, Schedule, Shift,
     Spacing,
 };
-pub use token::{TokenGenerator, TokenSampler};
+pub use token::{History, TokenGenerator, TokenSampler};

@@ -1,10 +1,14 @@
 //! `zoo complete` and `zoo chat`.
 
 use super::{
-    ModelArguments, SamplingArguments,
+    ModelArguments,
+    language::{ChatArguments, SamplingArguments},
     show::{Show, Unit, note_failure},
 };
-use crate::{Completion, Error, Event, LanguageModel, Request, Result, Stopped, text::Message};
+use crate::{
+    Chat, Completion, Error, Event, LanguageModel, Request, Result, Stopped,
+    text::{Message, tool_calls},
+};
 use serde_json::json;
 use std::{
     io::{self, IsTerminal, Read, stdin, stdout},
@@ -16,18 +20,20 @@ pub fn complete(prompt: &str, model: &ModelArguments, sampling: &SamplingArgumen
     let request = sampling.request(model)?;
     let model = open(model, show)?;
     let answer = observed(prompt, show, |observer| model.complete(prompt, &request, observer))?;
-    report(&answer, show)
+    report(&answer, &request, show)
 }
 
 /// Answers a question, or talks until the input ends.
 pub fn chat(
     prompt: Option<&str>,
-    system: Option<&str>,
+    arguments: &ChatArguments,
     model: &ModelArguments,
     sampling: &SamplingArguments,
     show: &Show,
 ) -> Result<()> {
-    let request = sampling.request(model)?;
+    let chat = arguments.chat()?;
+    // Some models mark the calls of tools with special tokens.
+    let request = Request { special: chat.tools.is_some(), ..sampling.request(model)? };
     let question = match prompt {
         Some(prompt) => Some(prompt.to_owned()),
         None if stdin().is_terminal() => None,
@@ -37,15 +43,15 @@ pub fn chat(
         return Err(Error::argument("prompt", "it is empty: there is nothing to answer"));
     }
     let model = open(model, show)?;
-    let mut messages: Vec<Message> = system.map(Message::system).into_iter().collect();
+    let mut messages: Vec<Message> = arguments.system.iter().map(Message::system).collect();
     if let Some(question) = question {
         messages.push(Message::user(question));
-        return answer(&model, &messages, &request, show).map(drop);
+        return answer(&model, &messages, &chat, &request, show).map(drop);
     }
     show.note("Type a message; an empty line, or the end of input, ends the conversation.")?;
     while let Some(line) = ask(show)? {
         messages.push(Message::user(line));
-        let text = answer(&model, &messages, &request, show)?.text;
+        let text = answer(&model, &messages, &chat, &request, show)?.text;
         messages.push(Message::assistant(text));
     }
     Ok(())
@@ -70,13 +76,25 @@ fn ask(show: &Show) -> Result<Option<String>> {
     Ok((!line.is_empty()).then(|| line.to_owned()))
 }
 
-fn answer(model: &LanguageModel, messages: &[Message], request: &Request, show: &Show) -> Result<Completion> {
-    let answer = observed("", show, |observer| model.chat(messages, request, observer))?;
-    report(&answer, show)?;
+fn answer(
+    model: &LanguageModel,
+    messages: &[Message],
+    chat: &Chat,
+    request: &Request,
+    show: &Show,
+) -> Result<Completion> {
+    let answer = observed("", show, |observer| model.chat_with(messages, chat, request, observer))?;
+    if chat.tools.is_some() {
+        for call in tool_calls(&answer.text) {
+            show.event("tool_call", serde_json::to_value(call).unwrap_or_default())?;
+        }
+    }
+    report(&answer, request, show)?;
     Ok(answer)
 }
 
-fn open(model: &ModelArguments, show: &Show) -> Result<LanguageModel> {
+/// Opens a language model, with its progress.
+pub fn open(model: &ModelArguments, show: &Show) -> Result<LanguageModel> {
     let mut failure = None;
     let opened = model.compute.open().language_model_with(&model.model, &mut |done, total| {
         note_failure(show.progress("load", Unit::Bytes, done, total), &mut failure)
@@ -106,10 +124,11 @@ fn observed(
     failure.map_or(outcome, Err)
 }
 
-fn report(answer: &Completion, show: &Show) -> Result<()> {
+fn report(answer: &Completion, request: &Request, show: &Show) -> Result<()> {
     show.text("\n")?;
     let (reason, stop) = match &answer.stopped {
         Stopped::EndOfText => ("end_of_text", None),
+        Stopped::Complete => ("complete", None),
         Stopped::StopString(text) => ("stop_string", Some(text)),
         Stopped::MaxTokens => ("max_tokens", None),
         Stopped::ContextFull => ("context_full", None),
@@ -121,6 +140,7 @@ fn report(answer: &Completion, show: &Show) -> Result<()> {
             "tokens": answer.tokens,
             "stopped": reason,
             "stop_string": stop,
+            "truncated": answer.is_truncated(),
             "prompt_tokens": answer.prompt_tokens,
             "prefill_tokens_per_second": answer.prefill_rate(),
             "decode_tokens_per_second": answer.decode_rate(),
@@ -129,8 +149,11 @@ fn report(answer: &Completion, show: &Show) -> Result<()> {
     let end = match answer.stopped {
         Stopped::MaxTokens => "; stopped at --max-tokens",
         Stopped::ContextFull => "; the context is full",
-        Stopped::EndOfText | Stopped::StopString(_) => "",
+        Stopped::EndOfText | Stopped::Complete | Stopped::StopString(_) => "",
     };
+    if request.structure.is_some() && answer.is_truncated() {
+        show.note(&format!("The answer is cut off, and no whole JSON{end}."))?;
+    }
     // Speed is for whoever watches; a pipe wants the answer alone.
     if stdout().is_terminal() {
         let tokens = answer.tokens.len();

@@ -2,12 +2,15 @@
 
 mod bench;
 mod chat;
+mod completions;
 mod doctor;
+mod eval;
 mod fetch;
 mod folder;
 mod generate;
 mod image;
 mod inspect;
+mod language;
 mod models;
 mod plan;
 mod quantize;
@@ -17,9 +20,10 @@ mod table;
 mod trace;
 mod train;
 
-use crate::{Error, Open, Result, Weights, published};
+use crate::{Error, Open, Weights};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use framework::{Dtype, sample::TokenSampler};
+use framework::Dtype;
+use language::{ChatArguments, SamplingArguments};
 use serde::{Deserialize, Serialize};
 use show::Show;
 use std::process::ExitCode;
@@ -87,9 +91,8 @@ enum Command {
     Chat {
         /// The question.
         prompt: Option<String>,
-        /// What the model is told before the conversation.
-        #[arg(long)]
-        system: Option<String>,
+        #[command(flatten)]
+        chat: ChatArguments,
         #[command(flatten)]
         model: ModelArguments,
         #[command(flatten)]
@@ -103,6 +106,11 @@ enum Command {
     /// pictures that it is for, and, where it is guided, the condition: towards or away. A language model reads --model,
     /// --weights and --dtype alone; without --model and --from it is smollm2-135m-instruct.
     Trace(trace::TraceArguments),
+    /// Measure how well a model does something.
+    Eval {
+        #[command(subcommand)]
+        what: eval::Evaluation,
+    },
     /// Print the noise levels of a schedule, and the timesteps that condition the model, as JSON.
     Sigmas(sigmas::Arguments),
     /// Make pictures from a prompt.
@@ -117,6 +125,11 @@ enum Command {
     Bench(bench::Arguments),
     /// Show the device, MLX's version and backend, memory, the BLAS in use, and measured speed.
     Doctor,
+    /// Print the completions of a shell, which its profile reads: `source <(zoo completions bash)`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -158,35 +171,6 @@ enum DtypeArgument {
     Bf16,
 }
 
-#[derive(Debug, Args)]
-struct SamplingArguments {
-    /// The most tokens to generate.
-    #[arg(long, default_value_t = 512, allow_negative_numbers = true)]
-    max_tokens: usize,
-    /// 0 takes the likeliest token; higher is freer. By default what the model's authors recommend, else 0.
-    #[arg(long, allow_negative_numbers = true)]
-    temperature: Option<f32>,
-    /// Keep the k likeliest tokens; 0 keeps all.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    top_k: usize,
-    /// Keep the likeliest tokens that together reach this probability. By default what the model's authors recommend,
-    /// else 1.
-    #[arg(long, allow_negative_numbers = true)]
-    top_p: Option<f32>,
-    /// Keep tokens at least this probable relative to the likeliest.
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    min_p: f32,
-    /// Make tokens that occurred less likely; 1 does not.
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    repetition_penalty: f32,
-    /// The seed of the choices.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    seed: u64,
-    /// End the answer at this text; may be given more than once.
-    #[arg(long, value_name = "TEXT")]
-    stop: Vec<String>,
-}
-
 impl ComputeArguments {
     /// These, and where they leave it open, others.
     fn or(self, other: Self) -> Self {
@@ -209,28 +193,6 @@ impl ComputeArguments {
             DtypeArgument::Bf16 => Some(Dtype::Bfloat16),
         };
         Open { weights, dtype }
-    }
-}
-
-impl SamplingArguments {
-    /// The request, checked before any weight is read.
-    fn request(&self, model: &ModelArguments) -> Result<crate::Request> {
-        let row = published::find(&model.model).ok().and_then(|row| row.language);
-        let (temperature, top_p) = row.map_or((0.0, 1.0), |row| (row.temperature, row.top_p));
-        let request = crate::Request {
-            max_tokens: self.max_tokens,
-            sampler: TokenSampler {
-                repetition_penalty: self.repetition_penalty,
-                temperature: self.temperature.unwrap_or(temperature),
-                top_k: self.top_k,
-                top_p: self.top_p.unwrap_or(top_p),
-                min_p: self.min_p,
-            },
-            seed: self.seed,
-            stop: self.stop.clone(),
-        };
-        request.validate().map_err(as_option)?;
-        Ok(request)
     }
 }
 
@@ -265,9 +227,8 @@ pub fn main() -> ExitCode {
             quantize::run(model, crate::Quantise { bits: *bits, group: *group_size }, out, &show)
         }
         Command::Complete { prompt, model, sampling } => chat::complete(prompt, model, sampling, &show),
-        Command::Chat { prompt, system, model, sampling } => {
-            chat::chat(prompt.as_deref(), system.as_deref(), model, sampling, &show)
-        }
+        Command::Chat { prompt, chat, model, sampling } => chat::chat(prompt.as_deref(), chat, model, sampling, &show),
+        Command::Eval { what } => eval::run(what, &show),
         Command::Trace(arguments) => trace::run(arguments, &show),
         Command::Sigmas(arguments) => sigmas::run(arguments, &show),
         Command::Generate(arguments) => generate::run(arguments, &show),
@@ -275,6 +236,7 @@ pub fn main() -> ExitCode {
         Command::Train(arguments) => train::run(arguments, &show),
         Command::Bench(arguments) => bench::run(arguments, &show),
         Command::Doctor => doctor::run(&show),
+        Command::Completions { shell } => completions::run(*shell, &show),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -172,6 +172,12 @@ impl CausalLm for Decoder {
         Ok(self.logits(&last)?.reshape(&[batch, -1])?)
     }
 
+    fn next_of_each(&self, ids: &Array, state: &mut [KvCache]) -> Result<Array> {
+        let [_, length] = math::shape(ids)?;
+        let past = state.first().map_or(0, KvCache::seen);
+        self.logits(&self.forward(ids, &Positions::range(past, length), &Mask::causal(), Some(state))?)
+    }
+
     fn vocabulary(&self) -> i32 {
         self.vocabulary
     }

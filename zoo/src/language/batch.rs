@@ -1,8 +1,11 @@
 //! Several sequences that are continued together.
 
-use super::{Answer, CHUNK, Completion, Event, LanguageModel, Request, Stopped, check_prompt, room};
+use super::{Answer, CHUNK, Completion, Event, Follower, LanguageModel, Request, Stopped, check_prompt, room};
 use crate::Result;
-use framework::{Dtype, KvCache, math, sample::TokenGenerator};
+use framework::{
+    Dtype, KvCache, math,
+    sample::{History, TokenGenerator},
+};
 use mlx_rs::transforms;
 use std::{
     cell::RefCell,
@@ -15,8 +18,9 @@ struct Row<'a> {
     answer: Answer<'a>,
     generator: TokenGenerator,
     prompt: &'a [u32],
-    history: Vec<u32>,
     made: Vec<u32>,
+    last: u32,
+    follower: Option<Follower>,
     stopped: Option<Stopped>,
 }
 
@@ -26,6 +30,15 @@ impl Row<'_> {
         let pads = longest - self.prompt.len();
         let token = |column: usize| self.prompt.get(column.saturating_sub(pads)).copied();
         columns.filter_map(token).collect()
+    }
+
+    /// The next token.
+    fn choose(&mut self, logits: &[f32]) -> Result<u32> {
+        let mut logits = logits.to_vec();
+        if let Some(follower) = &mut self.follower {
+            follower.narrow(&mut logits)?;
+        }
+        Ok(self.generator.choose(&logits, History { prompt: self.prompt, generated: &self.made })?)
     }
 
     fn finish(self, prefill: Duration, decode: Duration) -> Result<Completion> {
@@ -51,6 +64,7 @@ impl LanguageModel {
     ) -> Result<Vec<Completion>> {
         let model = self.lm()?;
         request.validate()?;
+        request.check_bias(model)?;
         prompts.iter().try_for_each(|prompt| check_prompt(prompt, model))?;
         let shared = &RefCell::new(observer);
         let tell = |number: usize| move |event: Event<'_>| (shared.borrow_mut())(number, event);
@@ -58,17 +72,18 @@ impl LanguageModel {
         let mut rows = Vec::new();
         for (number, (prompt, observer)) in prompts.iter().zip(&mut observers).enumerate() {
             rows.push(Row {
-                answer: Answer::new(&self.tokenizer, request, observer)?,
+                answer: Answer::new(request, &self.tokenizer, observer)?,
                 generator: request.sampler.generator(request.seed.wrapping_add(number as u64)),
                 prompt,
-                history: prompt.clone(),
                 made: Vec::new(),
+                last: 0,
+                follower: request.follower(&self.tokenizer)?,
                 stopped: None,
             });
         }
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let pads: Vec<i32> = prompts.iter().map(|prompt| (longest - prompt.len()) as i32).collect();
-        let mut state = model.state();
+        let mut state = request.state(model)?;
         let mut feed = |columns: &[Vec<u32>]| {
             let width = columns.first().map_or(0, Vec::len);
             let ids = math::array(&columns.concat(), &[columns.len() as i32, width as i32])?;
@@ -93,15 +108,15 @@ impl LanguageModel {
             let next = math::read::<f32>(&next)?;
             for (row, logits) in rows.iter_mut().zip(next.chunks_exact(model.vocabulary().max(1) as usize)) {
                 if row.stopped.is_none() {
-                    let token = row.generator.choose(logits, &row.history)?;
-                    row.history.push(token);
+                    row.last = row.choose(logits)?;
                     let room = room(row.prompt, model);
-                    row.stopped = self.take(token, &mut row.made, &mut row.answer, request, room)?;
+                    let Row { last, made, follower, answer, .. } = row;
+                    row.stopped = self.take(*last, made, follower.as_mut(), answer, request, room)?;
                 }
             }
             if rows.iter().any(|row| row.stopped.is_none()) {
-                let last = rows.iter().map(|row| row.history.last().copied().into_iter().collect());
-                logits = Some(feed(&last.collect::<Vec<_>>())?);
+                let last: Vec<Vec<u32>> = rows.iter().map(|row| vec![row.last]).collect();
+                logits = Some(feed(&last)?);
             }
         }
         let decode = begin.elapsed();

@@ -7,21 +7,23 @@ use framework::KvCache;
 pub struct Memory {
     tokens: Vec<u32>,
     state: Vec<KvCache>,
+    kv_bits: Option<i32>,
 }
 
 impl Memory {
-    /// Of a sequence that was read to its last token.
-    pub fn of(tokens: Vec<u32>, state: Vec<KvCache>) -> Self {
-        Self { tokens, state }
+    /// Of a sequence that was read to its last token, with caches of so many bits.
+    pub fn of(tokens: Vec<u32>, state: Vec<KvCache>, kv_bits: Option<i32>) -> Self {
+        Self { tokens, state, kv_bits }
     }
 
     /// The state after what `prompt` has in common with the remembered sequence, and how many tokens that are; at least one
-    /// of the prompt is left to be read. Nothing where a sliding window has let go of what the next token would see.
-    pub fn recall(self, prompt: &[u32]) -> Option<(Vec<KvCache>, usize)> {
-        let Self { tokens, mut state } = self;
+    /// of the prompt is left to be read. Nothing where a sliding window has let go of what the next token would see, or
+    /// the caches are of other bits.
+    pub fn recall(self, prompt: &[u32], kv_bits: Option<i32>) -> Option<(Vec<KvCache>, usize)> {
+        let Self { tokens, mut state, kv_bits: held } = self;
         let common = tokens.iter().zip(prompt).take_while(|(known, token)| known == token).count();
         let common = common.min(prompt.len().saturating_sub(1));
-        let rewound = common > 0 && state.iter_mut().all(|cache| cache.rewind(common as i32));
+        let rewound = held == kv_bits && common > 0 && state.iter_mut().all(|cache| cache.rewind(common as i32));
         rewound.then_some((state, common))
     }
 }

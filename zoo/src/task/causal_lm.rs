@@ -19,6 +19,9 @@ pub trait CausalLm {
     /// When there are pads, and not one number a row.
     fn next_padded(&self, ids: &Array, pads: &[i32], state: &mut [KvCache]) -> Result<Array>;
 
+    /// As [`next`](Self::next) for the token after each of them, `[B, L, vocabulary]`.
+    fn next_of_each(&self, ids: &Array, state: &mut [KvCache]) -> Result<Array>;
+
     /// How many tokens there are.
     fn vocabulary(&self) -> i32;
 

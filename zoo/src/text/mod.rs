@@ -20,6 +20,7 @@ mod stop;
 mod stream;
 mod template;
 mod tokenizer;
+mod tool_call;
 
 pub use gguf::GgufTokenizer;
 pub use padded::padded;
@@ -29,3 +30,4 @@ pub use stream::Stream;
 pub use template::{ChatTemplate, Message};
 pub use tokenizer::Tokenizer;
 pub(crate) use tokenizer::guard;
+pub use tool_call::{ToolCall, tool_calls};

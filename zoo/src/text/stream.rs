@@ -92,6 +92,45 @@ impl Stream {
     }
 }
 
+/// The bytes that a piece adds to a text that has begun, for decoders that treat pieces one by one.
+pub(super) struct Spelling(Vec<Stage>);
+
+impl Spelling {
+    /// None for a decoder that needs all pieces at once.
+    pub fn of(decoder: &DecoderWrapper) -> Option<Self> {
+        let mut stages = stages(decoder)?;
+        for stage in &mut stages {
+            if let Stage::First { begun, .. } = stage {
+                *begun = true;
+            }
+        }
+        Some(Self(stages))
+    }
+
+    /// # Errors
+    /// The decoder of a malformed file.
+    pub fn bytes(&mut self, piece: String) -> Result<Vec<u8>> {
+        let mut pieces = vec![piece];
+        for stage in &mut self.0 {
+            match stage {
+                Stage::Each(_) | Stage::First { .. } => pieces = stage.push(pieces)?,
+                Stage::ByteLevel(_) => {
+                    let text = pieces.concat();
+                    return Ok(text.chars().map(byte_of).collect::<Option<_>>().unwrap_or_else(|| text.into_bytes()));
+                }
+                Stage::ByteFallback(_) => {
+                    if let Some(byte) = fallback_byte(&pieces.concat()) {
+                        return Ok(vec![byte]);
+                    }
+                }
+                // What begins a text was stripped when it began.
+                Stage::StripText { .. } => {}
+            }
+        }
+        Ok(pieces.concat().into_bytes())
+    }
+}
+
 /// One step of a decoder, with what it has to remember between pieces.
 #[derive(Debug)]
 enum Stage {
@@ -219,6 +258,26 @@ mod tests {
         assert!(chunks.iter().all(|chunk| !chunk.is_empty()));
         chunks.push(stream.finish().unwrap());
         chunks
+    }
+
+    #[test]
+    fn the_bytes_of_tokens_make_the_text() {
+        for tokenizer in [byte_level_tokenizer(), tokenizer(sentencepiece_gguf())] {
+            let bytes = tokenizer.token_bytes().unwrap();
+            for text in ["the quick  brown fox", "naïve café", "中文 한국어 👋🏽", "a\n\tb <think>"] {
+                let ids = tokenizer.encode(text, false).unwrap();
+                let spelled: Vec<u8> = ids.iter().flat_map(|&id| bytes[id as usize].clone().unwrap()).collect();
+                let spelled = String::from_utf8(spelled).unwrap();
+                assert_eq!(spelled.trim_start(), text, "{ids:?}");
+            }
+            for special in tokenizer.eos_ids() {
+                assert!(bytes[*special as usize].is_none());
+            }
+        }
+    }
+
+    fn byte_level_tokenizer() -> Tokenizer {
+        tokenizer(byte_level_gguf())
     }
 
     fn agrees(tokenizer: &Tokenizer, ids: &[u32]) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokenizers::{Decoder, DecoderWrapper};
 
-use super::stream::Stream;
+use super::stream::{Spelling, Stream};
 use super::template::ChatTemplate;
 use crate::error::{Error, Result};
 
@@ -111,6 +111,19 @@ impl Tokenizer {
     /// The id of a token, as the vocabulary spells it.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.0.tokenizer.token_to_id(token)
+    }
+
+    /// The bytes that each id adds to a text, by id; none for special tokens and for ids without a token.
+    ///
+    /// # Errors
+    /// When the text of a token depends on its neighbours (WordPiece, words without a decoder), or the decoder is that of a
+    /// malformed file.
+    pub fn token_bytes(&self) -> Result<Vec<Option<Vec<u8>>>> {
+        let dependent = || Error::tokenizer("what a token adds to a text depends on its neighbours");
+        let mut spelling = self.decoder().and_then(Spelling::of).ok_or_else(dependent)?;
+        let ids = self.0.tokenizer.get_vocab(true).into_values().max().map_or(0, |last| last.saturating_add(1));
+        let bytes = |id| self.piece(id, true).map(|piece| spelling.bytes(piece)).transpose();
+        (0..ids).map(bytes).collect()
     }
 
     /// How a conversation becomes a prompt; base models have none.

@@ -28,6 +28,10 @@ pub fn sections() -> Vec<(&'static str, Vec<Case>)> {
         ("Tokenizers and chat templates", tokenizers()),
         ("GGUF files", gguf_files()),
         ("Requests", requests()),
+        ("Choosing tokens", choices()),
+        ("Answers with a structure", structures()),
+        ("Tools and thinking", chats()),
+        ("Perplexity", perplexities()),
         ("Pictures", pictures()),
         ("Snapshots of models that make images", image_snapshots()),
         ("Snapshots of composed parts that make images", composed_snapshots()),
@@ -663,6 +667,76 @@ fn measurements() -> Vec<Case> {
         "A prompt that does not fit into memory", "zoo bench llama-3.2-1b --bits 4 --memory 5 --prompt-tokens 100000", fine;
         "Memory that is no number", "zoo bench llama-3.2-1b --memory NaN", fine;
         "An event in place of a message", "zoo bench llama-3.2-1b --bits 5 --json-events", fine;
+    ]
+}
+
+fn choices() -> Vec<Case> {
+    cases![
+        "A frequency penalty above 2", "zoo complete hello --frequency-penalty 2.5 --model DIR/none", fine;
+        "A frequency penalty that is no number", "zoo complete hello --frequency-penalty NaN --model DIR/none", fine;
+        "A presence penalty below -2", "zoo chat hello --presence-penalty -3 --model DIR/none", fine;
+        "A presence penalty without end", "zoo chat hello --presence-penalty inf --model DIR/none", fine;
+        "A bias without a value", "zoo complete hello --logit-bias 17 --model DIR/none", fine;
+        "A bias of what is no token", "zoo complete hello --logit-bias hello=1 --model DIR/none", fine;
+        "A bias that is no number", "zoo complete hello --logit-bias 17=much --model DIR/none", fine;
+        "A bias without end", "zoo complete hello --logit-bias 17=inf --model DIR/none", fine;
+        "A bias of a token that the model does not have", "zoo complete hello --logit-bias 97=1 --model DIR/snapshot", fine;
+        "Keys and values in 3 bits", "zoo complete hello --kv-bits 3 --model DIR/none", fine;
+        "Keys and values in fewer than 0 bits", "zoo complete hello --kv-bits -4 --model DIR/none", fine;
+        "Heads that cannot be packed", "zoo complete hello --kv-bits 8 --model DIR/snapshot", fine;
+    ]
+}
+
+fn structures() -> Vec<Case> {
+    cases![
+        "A schema that is not there", "zoo chat hello --json-schema DIR/none.json --model DIR/none", fine;
+        "A schema that is a folder", "zoo chat hello --json-schema DIR/cache --model DIR/none", fine;
+        "A schema's file that is no JSON", "zoo chat hello --json-schema DIR/question --model DIR/none", fine;
+        "A schema that is no JSON", "zoo chat hello --json-schema '{\"type\": object}' --model DIR/none", fine;
+        "A schema that is a list", "zoo chat hello --json-schema '[]' --model DIR/none", fine;
+        "A schema with an unknown type", "zoo complete hello --json-schema '{\"properties\": {\"age\": {\"type\": \"int\"}}}' --model DIR/none", fine;
+        "A schema with a pattern that is none", "zoo chat hello --json-schema '{\"items\": {\"type\": \"string\", \"pattern\": \"(\"}}' --model DIR/none", fine;
+        "A schema that refers to nothing", "zoo chat hello --json-schema '{\"anyOf\": [{\"$ref\": \"#/$defs/a\"}]}' --model DIR/none", fine;
+        "A schema that cannot be followed", "zoo chat hello --json-schema '{\"not\": {\"type\": \"null\"}}' --model DIR/none", fine;
+        "A schema that nothing satisfies", "zoo chat hello --json-schema '{\"type\": \"integer\", \"minimum\": 2, \"maximum\": 1}' --model DIR/none", fine;
+        "A schema and any object", "zoo chat hello --json --json-schema '{}' --model DIR/none", fine;
+        "A stop string in an answer with a structure", "zoo chat hello --json --stop '}' --model DIR/none", fine;
+        "A tokenizer whose tokens are no bytes", "zoo complete hello --json --model DIR/snapshot", fine;
+    ]
+}
+
+fn chats() -> Vec<Case> {
+    cases![
+        "Tools that are not there", "zoo chat hello --tools DIR/none.json --model DIR/none", fine;
+        "Tools that are no JSON", "zoo chat hello --tools DIR/question --model DIR/none", fine;
+        "Tools that are no list", "zoo chat hello --tools DIR/tools.json --model DIR/none", |world| {
+            world.write("tools.json", "{\"name\": \"now\"}");
+        };
+        "A tool without a name", "zoo chat hello --tools DIR/tools.json --model DIR/none", |world| {
+            world.write("tools.json", "[{\"function\": {\"name\": \"now\"}}, {\"function\": {}}]");
+        };
+        "Tools that are not text", "zoo chat hello --tools DIR/tools.json --model DIR/none", |world| world.write("tools.json", [0xff]);
+        "A model without tools", "zoo chat hello --tools DIR/tools.json --model DIR/snapshot", |world| {
+            world.write("tools.json", "[{\"function\": {\"name\": \"now\"}}]");
+        };
+        "A model without thinking", "zoo chat hello --thinking off --model DIR/snapshot", fine;
+        "A switch between on and off", "zoo chat hello --thinking maybe --model DIR/snapshot", fine;
+    ]
+}
+
+fn perplexities() -> Vec<Case> {
+    cases![
+        "A text that is not there", "zoo eval ppl DIR/none.txt --model DIR/none", fine;
+        "A text that is none", "zoo eval ppl DIR/text --model DIR/none", |world| world.write("text", [0xff]);
+        "An empty text", "zoo eval ppl DIR/text --model DIR/snapshot", |world| world.write("text", "");
+        "A text of one token", "zoo eval ppl DIR/question --model DIR/snapshot", fine;
+        "A window of one token", "zoo eval ppl DIR/question --context 1 --model DIR/none", fine;
+        "A window longer than the context", "zoo eval ppl DIR/text --context 1000 --model DIR/snapshot", |world| {
+            world.write("text", "hello world hello");
+        };
+        "A stride of 0", "zoo eval ppl DIR/question --stride 0 --model DIR/none", fine;
+        "A stride longer than the window", "zoo eval ppl DIR/question --context 8 --stride 9 --model DIR/none", fine;
+        "A shell that is unknown", "zoo completions cmd", fine;
     ]
 }
 

@@ -43,8 +43,8 @@ impl Family for Gemma3 {
             "pre_feedforward_layernorm",
             "post_feedforward_layernorm",
         ],
-        gate_up: false,
         heads_first: true,
+        ..Naming::PLAIN
     };
     const GGUF: Option<GgufNaming> = Some(GgufNaming {
         own: |gguf, keys| {

@@ -34,7 +34,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let block = model.layers.first().ok_or("the checkpoint has no layer")?;
     let ids: Vec<i32> = (0..tokens).collect();
     let x = model.embed_tokens.forward(&math::array(&ids, &[1, tokens])?)?;
-    let angles = model.rope.angles(&Positions::range(0, tokens))?;
+    let rope =
+        model.kinds.first().and_then(|kind| kind.rope.as_ref()).ok_or("the first layer has no rotary positions")?;
+    let angles = rope.angles(&Positions::range(0, tokens))?;
     let mask = Mask::causal().lower(tokens, tokens, x.dtype())?;
     let at = At { angles: Some(&angles), mask: &mask, cond: None };
     let run = || -> framework::Result<_> {

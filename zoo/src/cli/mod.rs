@@ -20,7 +20,7 @@ mod table;
 mod trace;
 mod train;
 
-use crate::{Error, Open, Weights};
+use crate::{Error, Open, Result, Weights};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use framework::Dtype;
 use language::{ChatArguments, SamplingArguments};

@@ -11,7 +11,7 @@ mod remote;
 pub use name::Name;
 
 use super::{BLOCK, Event, Observer, Stage, lock, tell};
-use crate::{Result, cache::unusable, hex::hex};
+use crate::{Result, cache::unusable, checksum::hex};
 use framework::Draft;
 use name::is_plain;
 use remote::{Remote, header};

@@ -16,6 +16,6 @@ seconds = [json.loads(line)["seconds"] for line in open(sys.argv[1])][20:]
 print(int(float(sys.argv[2]) * 60 * 0.95 / statistics.mean(seconds)))
 PY
 )
-sed -i -E "s/^steps = [0-9]+\$/steps = $steps/; s/(rate = .*steps = )[0-9]+/\1$steps/" "$recipe"
+sed -i -E "/^\[training]/,/^\[checkpoints]/ { s/^steps = [0-9]+\$/steps = $steps/; s/(rate = .*steps = )[0-9]+/\1$steps/ }" "$recipe"
 echo "$recipe: $steps steps fit into $minutes minutes; measured in $((SECONDS - begun)) s"
 "$zoo" train "$recipe" --minutes "$now"

@@ -4,8 +4,12 @@ use crate::{Finding, Result, Verdict, source::Workspace};
 use std::collections::{BTreeMap, BTreeSet};
 
 const MIB: u64 = 1 << 20;
-/// What the whole tree may weigh.
+/// What the tree may weigh beside the weights that are shipped.
 const TREE: u64 = 26 * MIB;
+/// Where those are.
+const WEIGHTS: &str = "pocket/weights/";
+/// What they may weigh.
+const SHIPPED: u64 = 16_000_000;
 /// What a case, or any other file among the fixtures, may weigh.
 const CASE: u64 = MIB;
 
@@ -16,6 +20,8 @@ pub fn check(workspace: &Workspace) -> Result<Verdict> {
 }
 
 fn judge(files: &[(&str, u64)]) -> Verdict {
+    let (shipped, files): (Vec<(&str, u64)>, Vec<_>) = files.iter().copied().partition(|(file, _)| file.starts_with(WEIGHTS));
+    let shipped: u64 = shipped.iter().map(|(_, size)| size).sum();
     let total: u64 = files.iter().map(|(_, size)| size).sum();
     let cases: BTreeSet<&str> = files.iter().filter_map(|(file, _)| file.strip_suffix("/case.json")).collect();
     let mut weights: BTreeMap<&str, u64> = BTreeMap::new();
@@ -26,10 +32,14 @@ fn judge(files: &[(&str, u64)]) -> Verdict {
     }
     let heaviest = weights.iter().max_by_key(|(_, size)| **size);
     let mut measured = vec![format!("{:.1} MiB in {} files", mib(total), files.len())];
+    measured.push(format!("{:.1} MiB of weights", mib(shipped)));
     measured.extend(heaviest.map(|(place, size)| format!("heaviest fixture: {place}, {:.2} MiB", mib(*size))));
     let mut findings = Vec::new();
     for (place, size) in weights.iter().filter(|(_, size)| **size > CASE) {
         findings.push(Finding::new(place, 0, format!("{:.2} MiB; a case may weigh {} MiB", mib(*size), mib(CASE))));
+    }
+    if shipped > SHIPPED {
+        findings.push(Finding::new(WEIGHTS, 0, format!("{shipped} bytes; what is shipped may have {SHIPPED}")));
     }
     if total >= TREE {
         findings.push(Finding::new(".", 0, format!("{:.1} MiB; the tree may weigh {} MiB", mib(total), mib(TREE))));

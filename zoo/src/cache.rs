@@ -27,8 +27,8 @@ pub struct Cache {
 pub fn locate(id_or_path: impl AsRef<OsStr>) -> Result<PathBuf> {
     let wish = id_or_path.as_ref();
     match existing(Path::new(wish))? {
-        Some(path) => Ok(path),
-        None => Cache::from_environment()?.locate(wish),
+        Some(path) if !is_shipped(wish)? => Ok(path),
+        _ => Cache::from_environment()?.locate(wish),
     }
 }
 
@@ -104,6 +104,9 @@ impl Cache {
     pub fn locate(&self, id_or_path: impl AsRef<OsStr>) -> Result<PathBuf> {
         let wish = id_or_path.as_ref();
         let path = Path::new(wish);
+        if is_shipped(wish)? {
+            return shipped::unpack(self.root.join(wish));
+        }
         if let Some(path) = existing(path)? {
             return Ok(path);
         }
@@ -115,9 +118,6 @@ impl Cache {
             return Err(Error::file(path, "there is no such file or directory"));
         }
         let model = find(&name)?;
-        if model.source == Source::Shipped {
-            return shipped::unpack(self.root.join(&model.id));
-        }
         self.file_of(model)?.ok_or_else(|| model.not_fetched())
     }
 
@@ -164,6 +164,11 @@ const HOME_CACHE: &str = if cfg!(target_os = "macos") { "Library/Caches/zoo" } e
 pub(crate) fn has_size_of(path: &Path, pip: &Pip) -> io::Result<bool> {
     let found = fs::metadata(path)?;
     Ok(found.is_file() && found.len() == pip.bytes)
+}
+
+/// Whether that is the id of a model that is in the program; a folder of that name is `./name`.
+fn is_shipped(wish: &OsStr) -> Result<bool> {
+    Ok(published()?.iter().any(|model| model.source == Source::Shipped && wish == model.id.as_str()))
 }
 
 fn existing(path: &Path) -> Result<Option<PathBuf>> {

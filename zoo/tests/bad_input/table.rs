@@ -401,7 +401,7 @@ fn flux(world: &World) {
 fn pictures() -> Vec<Case> {
     cases![
         "No prompt", "zoo generate --model DIR/flux", flux;
-        "No model", "zoo generate heart", fine;
+        "A model that nobody published", "zoo generate heart --model poket", fine;
         "A width between multiples", "zoo generate heart --model DIR/flux --width 100", flux;
         "A height of 0", "zoo generate heart --model DIR/flux --height 0", flux;
         "A picture larger than can be", "zoo generate heart --model DIR/flux --width 1048576 --height 1048576", flux;

@@ -179,7 +179,7 @@ impl ComposedPipeline {
         let shape = self.noise(request, 1);
         let x = ops::zeros_dtype(&shape, Dtype::Float32)?;
         let evaluation = Evaluation { x: &x, sigma: 1.0, condition: Condition::Towards, rows: 0..1 };
-        let velocity = Scene::new(model, self, request, &texts)?.velocity(&evaluation)?;
+        let velocity = self.scene(model, request, &texts)?.velocity(&evaluation)?;
         if velocity.shape() != shape {
             let problem = format!("shape {:?} where the velocity of {shape:?} is needed", velocity.shape());
             return Err(framework::Error::argument(model.output(), problem));
@@ -253,7 +253,7 @@ impl Diffusion for ComposedPipeline {
         let x = ops::zeros_dtype(&self.noise(request, pictures), Dtype::Float32)?;
         let texts = self.no_texts(request)?;
         self.transformer.plan("denoise", |model| {
-            let scene = Scene::new(model, self, request, &texts)?;
+            let scene = self.scene(model, request, &texts)?;
             let evaluation = Evaluation { x: &x, sigma: 1.0, condition: Condition::Towards, rows: 0..pictures };
             memory::working(model, || scene.velocity(&evaluation))
         })
@@ -290,14 +290,14 @@ impl Diffusion for ComposedPipeline {
         &self.transformer
     }
 
-    fn velocity<'a>(
+    fn scene<'a>(
         &'a self,
         transformer: &'a ComposedTransformer,
         request: &ImageRequest,
         texts: &'a Encoded,
-    ) -> Outcome<Box<Velocity<'a>>> {
-        let scene = Scene::new(transformer, self, request, texts)?;
-        Ok(Box::new(move |evaluation| scene.velocity(evaluation)))
+    ) -> Outcome<Box<dyn Velocity + 'a>> {
+        let places = self.feed.places(self.grid(request), request.text_tokens)?;
+        Ok(Box::new(Scene { transformer, pipeline: self, texts, places }))
     }
 
     fn unpacked(&self, latents: &Array, request: &ImageRequest) -> Outcome<Array> {
@@ -317,17 +317,7 @@ struct Scene<'a> {
     places: Inputs,
 }
 
-impl<'a> Scene<'a> {
-    fn new(
-        transformer: &'a ComposedTransformer,
-        pipeline: &'a ComposedPipeline,
-        request: &ImageRequest,
-        texts: &'a Encoded,
-    ) -> Outcome<Self> {
-        let places = pipeline.feed.places(pipeline.grid(request), request.text_tokens)?;
-        Ok(Self { transformer, pipeline, texts, places })
-    }
-
+impl Velocity for Scene<'_> {
     fn velocity(&self, evaluation: &Evaluation<'_>) -> Outcome<Array> {
         let Encoded { tokens: Tokens { ids, mask }, hidden, read } = self.texts;
         let places = read.places(evaluation)?;

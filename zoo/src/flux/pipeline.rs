@@ -193,7 +193,7 @@ impl Diffusion for FluxPipeline {
             let zeros = |shape: &[i32]| ops::zeros_dtype(shape, self.dtype);
             let hidden = zeros(&[count, request.text_tokens as i32, hidden])?;
             let texts = Texts { hidden, pooled: zeros(&[count, pooled])?, read };
-            let scene = Scene::new(model, self, request, &texts)?;
+            let scene = self.scene(model, request, &texts)?;
             let evaluation = Evaluation { x: &x, sigma: 1.0, condition: Condition::Towards, rows: 0..pictures };
             memory::working(model, || scene.velocity(&evaluation))
         })
@@ -233,14 +233,22 @@ impl Diffusion for FluxPipeline {
         &self.transformer
     }
 
-    fn velocity<'a>(
+    fn scene<'a>(
         &'a self,
         transformer: &'a FluxTransformer,
         request: &ImageRequest,
         texts: &'a Texts,
-    ) -> framework::Result<Box<Velocity<'a>>> {
-        let scene = Scene::new(transformer, self, request, texts)?;
-        Ok(Box::new(move |evaluation| scene.velocity(evaluation)))
+    ) -> framework::Result<Box<dyn Velocity + 'a>> {
+        let grid @ [rows, columns] = self.grid(request);
+        let (text, image) = (request.text_tokens, (rows * columns) as usize);
+        Ok(Box::new(Scene {
+            transformer,
+            texts,
+            guidance: request.guidance,
+            text_angles: transformer.angles(&Positions::new(vec![0.0; 3 * text], 3, 1, text)?)?,
+            image_angles: transformer.angles(&Positions::new(patches::places(3, grid), 3, 1, image)?)?,
+            dtype: self.dtype,
+        }))
     }
 
     fn unpacked(&self, latents: &Array, request: &ImageRequest) -> framework::Result<Array> {
@@ -262,25 +270,7 @@ struct Scene<'a> {
     dtype: Dtype,
 }
 
-impl<'a> Scene<'a> {
-    fn new(
-        transformer: &'a FluxTransformer,
-        pipeline: &FluxPipeline,
-        request: &ImageRequest,
-        texts: &'a Texts,
-    ) -> framework::Result<Self> {
-        let grid @ [rows, columns] = pipeline.grid(request);
-        let (text, image) = (request.text_tokens, (rows * columns) as usize);
-        Ok(Self {
-            transformer,
-            texts,
-            guidance: request.guidance,
-            text_angles: transformer.angles(&Positions::new(vec![0.0; 3 * text], 3, 1, text)?)?,
-            image_angles: transformer.angles(&Positions::new(patches::places(3, grid), 3, 1, image)?)?,
-            dtype: pipeline.dtype,
-        })
-    }
-
+impl Velocity for Scene<'_> {
     fn velocity(&self, evaluation: &Evaluation<'_>) -> framework::Result<Array> {
         let &Evaluation { x, sigma, ref rows, .. } = evaluation;
         let Texts { hidden, pooled, read } = self.texts;

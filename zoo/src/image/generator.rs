@@ -76,13 +76,13 @@ pub trait Diffusion: Send {
     fn kept(&self) -> u64;
     /// What predicts velocities.
     fn denoiser(&self) -> &Component<Self::Denoiser>;
-    /// What it predicts for one request; what stays the same from step to step is made once.
-    fn velocity<'a>(
+    /// The denoiser with what stays the same from step to step of one request.
+    fn scene<'a>(
         &'a self,
         denoiser: &'a <Self::Denoiser as Family>::Model,
         request: &ImageRequest,
         texts: &'a Self::Texts,
-    ) -> framework::Result<Box<Velocity<'a>>>;
+    ) -> framework::Result<Box<dyn Velocity + 'a>>;
     /// The model's latents → the autoencoder's, normalised, `[B, h, w, C]`.
     fn unpacked(&self, latents: &Array, request: &ImageRequest) -> framework::Result<Array>;
     /// The autoencoder's latents, normalised, `[B, h, w, C]` → the model's.
@@ -101,8 +101,11 @@ pub struct Evaluation<'a> {
     pub rows: Range<i32>,
 }
 
-/// The velocity that a model predicts, in f32.
-pub type Velocity<'a> = dyn Fn(&Evaluation<'_>) -> framework::Result<Array> + 'a;
+/// A denoiser that is ready for one request.
+pub trait Velocity {
+    /// The velocity that it predicts, in f32.
+    fn velocity(&self, evaluation: &Evaluation<'_>) -> framework::Result<Array>;
+}
 
 impl<D: Diffusion> Generator for D {
     fn capabilities(&self) -> &Capabilities {
@@ -260,7 +263,7 @@ impl<D: Diffusion> Run<'_, D> {
         let total = (steps * noise.len()) as u64;
         let (mut noise, mut finished) = (noise, Vec::new());
         model.denoiser().with(plan, watch, |denoiser| {
-            let velocity = model.velocity(denoiser, request, texts)?;
+            let scene = model.scene(denoiser, request, texts)?;
             let mut first = 0;
             for (pictures, rng) in &mut noise {
                 let rows = first..first + *pictures;
@@ -278,7 +281,7 @@ impl<D: Diffusion> Run<'_, D> {
                     let mut denoise = |x: &Array, sigma: f64| {
                         let mut evaluate = |condition| {
                             watch.tell(ImageEvent::Evaluating { first, step: step + 1, sigma, condition })?;
-                            let velocity = velocity(&Evaluation { x, sigma, condition, rows: rows.clone() })?;
+                            let velocity = scene.velocity(&Evaluation { x, sigma, condition, rows: rows.clone() })?;
                             // One condition after the other needs the memory of one.
                             if request.is_guided() {
                                 velocity.eval()?;

@@ -3,7 +3,7 @@
     python3 -m pip install -r pocket/requirements.txt
     python3 pocket/data.py --out pocket/data
 
-fetches two npm packages (from the registry of `npm_config_registry`, or npm's own; or takes what `npm pack` wrote from
+fetches two npm packages (from npm's registry or another one, `--registry`; or takes what `npm pack` wrote from
 `--packages`), and writes a folder of 128 × 128 pictures with a `metadata.jsonl` beside them, a line a picture:
 `{"file_name": …, "text": [captions…]}`.
 
@@ -19,7 +19,6 @@ import base64
 import hashlib
 import io
 import json
-import os
 import random
 import re
 import tarfile
@@ -166,7 +165,7 @@ class Picture:
     captions: list[str] = field(default_factory=list)
 
 
-def packed(package: str, given: Path | None) -> bytes:
+def packed(package: str, given: Path | None, registry: str) -> bytes:
     """The archive of a package as `npm pack` names it, or as the registry has it."""
     name, _, version = package.rpartition("@")
     if given is not None:
@@ -174,7 +173,7 @@ def packed(package: str, given: Path | None) -> bytes:
         if not path.exists():
             raise SystemExit(f"{path} is missing: `npm pack {package}` writes it")
         return path.read_bytes()
-    registry = os.environ.get("npm_config_registry", REGISTRY).rstrip("/")
+    registry = registry.rstrip("/")
 
     def fetched(address: str) -> bytes:
         try:
@@ -190,8 +189,8 @@ def packed(package: str, given: Path | None) -> bytes:
     return archive
 
 
-def archives(given: Path | None) -> dict[str, tarfile.TarFile]:
-    return {part: tarfile.open(fileobj=io.BytesIO(packed(package, given))) for part, package in PACKAGES.items()}
+def archives(given: Path | None, registry: str) -> dict[str, tarfile.TarFile]:
+    return {part: tarfile.open(fileobj=io.BytesIO(packed(package, given, registry))) for part, package in PACKAGES.items()}
 
 
 def read(archive: tarfile.TarFile, name: str) -> bytes:
@@ -373,6 +372,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--out", type=Path, required=True, help="the folder to write; must not exist")
     arguments.add_argument("--packages", type=Path, help="the folder with the packages' archives")
+    arguments.add_argument("--registry", default=REGISTRY, help="where packages are fetched from")
     arguments.add_argument("--format", choices=FORMATS, default="png", help="WebP loses a little, and is a quarter of PNG")
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
@@ -380,7 +380,7 @@ def main() -> None:
         raise SystemExit(f"{given.out} is there already")
     rng = random.Random(given.seed)
     held_out = {(one["colour"], one["name"]) for one in json.loads(PROMPTS.read_text())["held_out"]}
-    everything = list(pictures(archives(given.packages)))
+    everything = list(pictures(archives(given.packages, given.registry)))
     with tempfile.TemporaryDirectory(dir=given.out.parent) as scratch:
         folder = Path(scratch, "data")
         folder.mkdir()

@@ -7,7 +7,7 @@ use crate::{
 };
 use framework::{Error, Result, Rope, Score};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 /// The family (<https://arxiv.org/abs/2503.19786>): norms on both sides of each sublayer, five layers with a window and a
 /// rope of their own to one that sees everything.
@@ -73,17 +73,14 @@ impl Family for Gemma3 {
             ("tie_word_embeddings", "text_config says it of the language model"),
         ],
     });
+    const DEFAULTS: &'static str = r#"{
+        "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "rms_norm_eps": 1e-6,
+        "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 131072, "tie_word_embeddings": true,
+        "attention_bias": false, "query_pre_attn_scalar": 256, "sliding_window": 4096, "sliding_window_pattern": 6,
+        "rope_theta": 1e6, "rope_local_base_freq": 1e4
+    }"#;
     type Own = Gemma3Keys;
-
-    fn defaults() -> Value {
-        json!({
-            "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "rms_norm_eps": 1e-6,
-            "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 131_072,
-            "tie_word_embeddings": true, "attention_bias": false, "query_pre_attn_scalar": 256,
-            "sliding_window": 4096, "sliding_window_pattern": 6, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
-        })
-    }
 
     fn spec(keys: &Keys, own: &Gemma3Keys) -> Result<DecoderSpec> {
         if own.use_bidirectional_attention == Some(true) {

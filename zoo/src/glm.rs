@@ -6,7 +6,6 @@ use crate::{
 };
 use framework::{Layout, Result, Rope};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 /// GLM-4-9B (<https://arxiv.org/abs/2406.12793>): a part of each head turns, neighbour with neighbour; gate and up are one
 /// matrix.
@@ -41,11 +40,8 @@ impl Family for Glm {
     const IGNORED: &'static [(&'static str, &'static str)] = IGNORED;
     const NAMING: Naming = Naming { gate_up: true, ..Naming::PLAIN };
     const GGUF: Option<GgufNaming> = None;
+    const DEFAULTS: &'static str = DEFAULTS;
     type Own = GlmKeys;
-
-    fn defaults() -> Value {
-        defaults()
-    }
 
     fn spec(keys: &Keys, own: &GlmKeys) -> Result<DecoderSpec> {
         own.spec(keys)
@@ -74,11 +70,8 @@ impl Family for Glm4 {
         },
         ..GgufNaming::plain("glm4")
     });
+    const DEFAULTS: &'static str = DEFAULTS;
     type Own = GlmKeys;
-
-    fn defaults() -> Value {
-        defaults()
-    }
 
     fn spec(keys: &Keys, own: &GlmKeys) -> Result<DecoderSpec> {
         Ok(DecoderSpec { wiring: Wiring::Sandwich, ..own.spec(keys)? })
@@ -87,9 +80,6 @@ impl Family for Glm4 {
 
 const IGNORED: &[(&str, &str)] = &[("attention_dropout", "training only"), ("initializer_range", "training only")];
 
-fn defaults() -> Value {
-    json!({
-        "hidden_act": "silu", "rope_theta": 1e4, "head_dim": 128, "attention_bias": true,
-        "partial_rotary_factor": 0.5,
-    })
-}
+const DEFAULTS: &str = r#"{
+    "hidden_act": "silu", "rope_theta": 1e4, "head_dim": 128, "attention_bias": true, "partial_rotary_factor": 0.5
+}"#;

@@ -3,7 +3,6 @@
 use crate::decoder::{Biases, DecoderSpec, Family, GgufNaming, Keys};
 use framework::Result;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 /// The family.
 pub struct Llama;
@@ -34,11 +33,9 @@ impl Family for Llama {
             Ok(())
         },
     });
+    const DEFAULTS: &'static str =
+        r#"{"hidden_act": "silu", "rope_theta": 1e4, "attention_bias": false, "mlp_bias": false}"#;
     type Own = LlamaKeys;
-
-    fn defaults() -> Value {
-        json!({"hidden_act": "silu", "rope_theta": 1e4, "attention_bias": false, "mlp_bias": false})
-    }
 
     fn spec(keys: &Keys, own: &LlamaKeys) -> Result<DecoderSpec> {
         let &LlamaKeys { attention_bias, mlp_bias } = own;

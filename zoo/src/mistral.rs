@@ -3,7 +3,6 @@
 use crate::decoder::{DecoderSpec, Family, GgufNaming, Keys};
 use framework::Result;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 /// The family (<https://arxiv.org/abs/2310.06825>).
 pub struct Mistral;
@@ -19,11 +18,9 @@ impl Family for Mistral {
     const IGNORED: &'static [(&'static str, &'static str)] =
         &[("attention_dropout", "training only"), ("initializer_range", "training only")];
     const GGUF: Option<GgufNaming> = None;
+    const DEFAULTS: &'static str =
+        r#"{"hidden_act": "silu", "rope_theta": 1e4, "sliding_window": 4096, "num_key_value_heads": 8}"#;
     type Own = MistralKeys;
-
-    fn defaults() -> Value {
-        json!({"hidden_act": "silu", "rope_theta": 1e4, "sliding_window": 4096, "num_key_value_heads": 8})
-    }
 
     fn spec(keys: &Keys, own: &MistralKeys) -> Result<DecoderSpec> {
         keys.spec(keys.alike(keys.rope()?, own.sliding_window)?)

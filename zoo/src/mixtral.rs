@@ -3,7 +3,6 @@
 use crate::decoder::{DecoderSpec, Family, GgufNaming, Keys, Mixture, Naming};
 use framework::{Choice, Dtype, ExpertSizes, Result, Scoring};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 /// The family (<https://arxiv.org/abs/2401.04088>): Mistral with experts in every layer.
 pub struct Mixtral;
@@ -27,12 +26,10 @@ impl Family for Mixtral {
     ];
     const NAMING: Naming = Naming { experts_in: "block_sparse_moe", expert: ["w1", "w3", "w2"], ..Naming::PLAIN };
     const GGUF: Option<GgufNaming> = None;
+    const DEFAULTS: &'static str = r#"{
+        "hidden_act": "silu", "rope_theta": 1e6, "num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2
+    }"#;
     type Own = MixtralKeys;
-
-    fn defaults() -> Value {
-        json!({"hidden_act": "silu", "rope_theta": 1e6, "num_key_value_heads": 8, "num_local_experts": 8,
-            "num_experts_per_tok": 2})
-    }
 
     fn spec(keys: &Keys, own: &MixtralKeys) -> Result<DecoderSpec> {
         let spec = keys.spec(keys.alike(keys.rope()?, own.sliding_window)?)?;

@@ -3,7 +3,6 @@
 use crate::decoder::{Biases, DecoderSpec, Family, GgufNaming, Keys, LayerKind, LayerType};
 use framework::Result;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 /// The second generation: queries, keys and values have biases.
 pub struct Qwen2;
@@ -37,11 +36,11 @@ impl Family for Qwen2 {
     const IGNORED: &'static [(&'static str, &'static str)] =
         &[("attention_dropout", "training only"), ("initializer_range", "training only"), USE_MROPE];
     const GGUF: Option<GgufNaming> = Some(GgufNaming::plain("qwen2"));
+    const DEFAULTS: &'static str = r#"{
+        "hidden_act": "silu", "rope_theta": 1e4, "attention_bias": true,
+        "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28
+    }"#;
     type Own = QwenKeys;
-
-    fn defaults() -> Value {
-        defaults(true, None)
-    }
 
     fn spec(keys: &Keys, own: &QwenKeys) -> Result<DecoderSpec> {
         let biases = Biases { qkv: own.attention_bias, ..Biases::default() };
@@ -54,23 +53,16 @@ impl Family for Qwen3 {
     const IGNORED: &'static [(&'static str, &'static str)] =
         &[("attention_dropout", "training only"), ("initializer_range", "training only")];
     const GGUF: Option<GgufNaming> = Some(GgufNaming::plain("qwen3"));
+    const DEFAULTS: &'static str = r#"{
+        "hidden_act": "silu", "rope_theta": 1e4, "attention_bias": false, "head_dim": 128,
+        "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28
+    }"#;
     type Own = QwenKeys;
-
-    fn defaults() -> Value {
-        defaults(false, Some(128))
-    }
 
     fn spec(keys: &Keys, own: &QwenKeys) -> Result<DecoderSpec> {
         let biases = Biases { qkv: own.attention_bias, o: own.attention_bias, ffn: false };
         Ok(DecoderSpec { biases, qk_norm: true, ..keys.spec(own.layers(keys)?)? })
     }
-}
-
-fn defaults(attention_bias: bool, head_dim: Option<i32>) -> Value {
-    json!({
-        "hidden_act": "silu", "rope_theta": 1e4, "attention_bias": attention_bias, "head_dim": head_dim,
-        "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28,
-    })
 }
 
 /// Of some configs of Qwen2.5.

@@ -3,7 +3,6 @@
 use crate::decoder::{Biases, DecoderSpec, Family, GgufNaming, Keys, Mixture};
 use framework::{Choice, Error, ExpertSizes, Result, Scoring};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 /// The family (<https://arxiv.org/abs/2505.09388>): Qwen3 with experts in some layers or all.
 pub struct Qwen3Moe;
@@ -36,12 +35,11 @@ impl Family for Qwen3Moe {
         ("router_aux_loss_coef", "training only"),
     ];
     const GGUF: Option<GgufNaming> = Some(GgufNaming::plain("qwen3moe"));
+    const DEFAULTS: &'static str = r#"{
+        "hidden_act": "silu", "rope_theta": 1e4, "sliding_window": 4096, "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768, "decoder_sparse_step": 1
+    }"#;
     type Own = Qwen3MoeKeys;
-
-    fn defaults() -> Value {
-        json!({"hidden_act": "silu", "rope_theta": 1e4, "sliding_window": 4096, "num_experts_per_tok": 8,
-            "moe_intermediate_size": 768, "decoder_sparse_step": 1})
-    }
 
     fn spec(keys: &Keys, own: &Qwen3MoeKeys) -> Result<DecoderSpec> {
         let window = own.sliding_window.filter(|_| own.use_sliding_window);

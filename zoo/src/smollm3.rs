@@ -3,7 +3,6 @@
 use crate::decoder::{Biases, DecoderSpec, Family, GgufNaming, Keys, LayerKind, LayerType};
 use framework::{Error, Result};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 /// The family: every fourth layer does not know where tokens stand (<https://arxiv.org/abs/2501.18795>).
 pub struct SmolLm3;
@@ -29,14 +28,11 @@ impl Family for SmolLm3 {
         ("pretraining_tp", "splits products among devices; the result is the same"),
     ];
     const GGUF: Option<GgufNaming> = Some(GgufNaming { interleaved: true, ..GgufNaming::plain("smollm3") });
+    const DEFAULTS: &'static str = r#"{
+        "hidden_act": "silu", "rope_theta": 2e6, "attention_bias": false, "mlp_bias": false,
+        "tie_word_embeddings": true, "no_rope_layer_interval": 4, "use_sliding_window": false
+    }"#;
     type Own = SmolLm3Keys;
-
-    fn defaults() -> Value {
-        json!({
-            "hidden_act": "silu", "rope_theta": 2e6, "attention_bias": false, "mlp_bias": false,
-            "tie_word_embeddings": true, "no_rope_layer_interval": 4, "use_sliding_window": false,
-        })
-    }
 
     fn spec(keys: &Keys, own: &SmolLm3Keys) -> Result<DecoderSpec> {
         let layers = keys.layers()?;

@@ -9,10 +9,10 @@ use crate::{
     gguf::Gguf,
     registry::{self, Layout, parse_config, refuse_unread},
     rope::{RopeKeys, gguf_parameters},
-    sizes::grouped_heads,
+    sizes::{grouped_heads, positive},
 };
 use framework::{
-    Activation, Choice, Dtype, Error, ExpertSizes, Init, Result, Rope, Score, Scoring,
+    Activation, Choice, Dtype, Error, ExpertSizes, Heads, Init, Result, Rope, Score, Scoring,
     weights::{Config, WeightMap},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -28,13 +28,12 @@ pub trait Family: 'static {
     const NAMING: Naming = Naming::PLAIN;
     /// llama.cpp's files of it.
     const GGUF: Option<GgufNaming>;
+    /// What transformers takes for keys that a config leaves out, as JSON.
+    const DEFAULTS: &'static str;
     /// The larger model of whose checkpoints it may be a part.
     const INSIDE: Option<Inside> = None;
     /// The keys of its config beside [`Keys`].
     type Own: DeserializeOwned;
-
-    /// What transformers takes for keys that a config leaves out.
-    fn defaults() -> Value;
 
     /// What a config amounts to.
     fn spec(keys: &Keys, own: &Self::Own) -> Result<DecoderSpec>;
@@ -104,7 +103,8 @@ impl Keys {
         keys.rope(self.heads()?.head_dim, self.max_position_embeddings)
     }
 
-    fn heads(&self) -> Result<framework::Heads> {
+    fn heads(&self) -> Result<Heads> {
+        positive(&[("hidden_size", self.hidden_size), ("num_attention_heads", self.num_attention_heads)])?;
         grouped_heads(self.num_attention_heads, self.num_key_value_heads, self.head_dim, self.hidden_size)
     }
 
@@ -248,7 +248,7 @@ fn inside_spec<D: Family>(checkpoint: &Checkpoint<'_>) -> crate::Result<Option<D
 
 /// Reads a config twice, for what all decoders have and for what this family has; a key that neither reads is refused.
 fn read<D: Family>(json: Value) -> crate::Result<DecoderSpec> {
-    let json = with_defaults::<D>(json);
+    let json = with_defaults::<D>(json)?;
     let (keys, mut unread) = parse_config::<Keys>(&json)?;
     let (own, also) = parse_config::<D::Own>(&json)?;
     unread.retain(|key| also.contains(key));
@@ -256,13 +256,15 @@ fn read<D: Family>(json: Value) -> crate::Result<DecoderSpec> {
     Ok(D::spec(&keys, &own)?)
 }
 
-fn with_defaults<D: Family>(mut json: Value) -> Value {
-    if let (Value::Object(given), Value::Object(defaults)) = (&mut json, D::defaults()) {
+fn with_defaults<D: Family>(mut json: Value) -> crate::Result<Value> {
+    let defaults: Map<String, Value> =
+        serde_json::from_str(D::DEFAULTS).map_err(|error| Error::config("defaults", error.to_string()))?;
+    if let Value::Object(given) = &mut json {
         for (key, value) in defaults {
             given.entry(key).or_insert(value);
         }
     }
-    json
+    Ok(json)
 }
 
 /// llama.cpp's files of a family.
@@ -317,7 +319,7 @@ fn gguf_spec<D: Family>(checkpoint: &Checkpoint<'_>) -> crate::Result<Option<Dec
     let rope = gguf_parameters(checkpoint, gguf.metadata, naming.architecture)?;
     json.insert("rope_parameters".into(), rope.into());
     (naming.own)(&gguf, &mut json)?;
-    let json = with_defaults::<D>(json.into());
+    let json = with_defaults::<D>(json.into())?;
     let (keys, _) = parse_config::<Keys>(&json)?;
     let (own, _) = parse_config::<D::Own>(&json)?;
     let mut spec = D::spec(&keys, &own)?;

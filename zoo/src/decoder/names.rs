@@ -41,19 +41,16 @@ impl Naming {
 }
 
 impl Wiring {
-    /// Our names of a layer's norms, in the order in which they are applied.
-    fn norms(self) -> &'static [&'static str] {
+    /// Our names of a layer's norms, in the order in which they are applied, and llama.cpp's.
+    fn norms(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::PreNorm => &["norm1", "norm2"],
-            Self::Sandwich => &["norm1", "norm2", "ffn_norm1", "ffn_norm2"],
-        }
-    }
-
-    /// llama.cpp's.
-    fn gguf_norms(self) -> &'static [&'static str] {
-        match self {
-            Self::PreNorm => &["attn_norm", "ffn_norm"],
-            Self::Sandwich => &["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"],
+            Self::PreNorm => &[("norm1", "attn_norm"), ("norm2", "ffn_norm")],
+            Self::Sandwich => &[
+                ("norm1", "attn_norm"),
+                ("norm2", "post_attention_norm"),
+                ("ffn_norm1", "ffn_norm"),
+                ("ffn_norm2", "post_ffw_norm"),
+            ],
         }
     }
 }
@@ -106,7 +103,7 @@ fn rooted(root: &str, spec: &DecoderSpec, naming: Naming, files: ExpertFiles) ->
         .unobserved(&of("rotary_emb"), "tables of a call, lent to the layers")
         .unobserved(&of("layers.{i}.mlp.act_fn"), "a function here")
         .unobserved(&of("layers.{i}.mlp.activation_fn"), "a function here");
-    for (theirs, ours) in naming.norms.iter().zip(spec.wiring.norms()) {
+    for (theirs, (ours, _)) in naming.norms.iter().zip(spec.wiring.norms()) {
         map = map.rename(&of(&format!("layers.{{i}}.{theirs}.{{p:*}}")), &format!("layers.{{i}}.{ours}.{{p:*}}"));
     }
     if spec.qk_norm {
@@ -177,7 +174,7 @@ pub fn gguf(spec: &DecoderSpec, naming: Naming, interleaved: bool) -> WeightMap 
             false => map.rename(&theirs, &ours),
         };
     }
-    for (theirs, ours) in spec.wiring.gguf_norms().iter().zip(spec.wiring.norms()) {
+    for (ours, theirs) in spec.wiring.norms() {
         map = map.rename(&format!("blk.{{i}}.{theirs}.{{p:*}}"), &format!("layers.{{i}}.{ours}.{{p:*}}"));
     }
     if spec.qk_norm {

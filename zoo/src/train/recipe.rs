@@ -418,22 +418,15 @@ impl Recipe {
 
     /// Puts another folder of pictures in the place of the recipe's.
     pub fn set_data(&mut self, folder: &Path) {
-        match self {
-            Self::Tokenizer(recipe) => recipe.data.folder = folder.to_owned(),
-            Self::Autoencoder(recipe) => recipe.data.folder = folder.to_owned(),
-            Self::TextToImage(recipe) => recipe.data.folder = folder.to_owned(),
-        }
+        self.places().into_iter().skip(1).take(1).for_each(|place| *place = folder.to_owned());
     }
 
     /// Puts another folder to write into in the place of the recipe's.
     pub fn set_out(&mut self, folder: &Path) {
-        match self {
-            Self::Tokenizer(recipe) => recipe.out = folder.to_owned(),
-            Self::Autoencoder(recipe) => recipe.out = folder.to_owned(),
-            Self::TextToImage(recipe) => recipe.out = folder.to_owned(),
-        }
+        self.places().into_iter().take(1).for_each(|place| *place = folder.to_owned());
     }
 
+    /// What is written into, the pictures, and then all that a kind has of its own.
     fn places(&mut self) -> Vec<&mut PathBuf> {
         match self {
             Self::Tokenizer(recipe) => vec![&mut recipe.out, &mut recipe.data.folder],

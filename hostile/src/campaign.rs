@@ -13,8 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long one input may take before its process is ended.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one input may take before its process is ended: a process of low priority waits for others most of the time.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How often the process is looked at.
 const LOOK: Duration = Duration::from_millis(50);

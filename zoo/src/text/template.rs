@@ -57,8 +57,8 @@ impl Message {
 /// fields and of the several names for reasoning. `{% generation %}` blocks render their content.
 ///
 /// A template is data from a stranger, so it runs with a bounded number of instructions, a bounded output and a stack
-/// that these cannot overflow, and what filters multiply and variables hold is bounded. The engine's own `*` makes a text of
-/// up to 100 MB.
+/// that these cannot overflow, and what filters multiply and variables hold is bounded. The engine's own `*` is not: each makes a
+/// text of up to 100 MB.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     /// By name: `default`, and `tool_use` for requests with tools.

@@ -281,8 +281,8 @@ mod tests {
             (None, &[5], -1, false),
             (Some(4), &[3, 1, 1], 2, true),
             (Some(4), &[3, 1, 1, 1, 1], 5, true),
-            (Some(4), &[3, 1, 1, 1, 1, 1, 1], 7, true),
-            (Some(4), &[3, 1, 1, 1, 1, 1, 1], 6, false),
+            (Some(4), &[3, 1, 1, 1, 1, 1, 1], 8, true),
+            (Some(4), &[3, 1, 1, 1, 1, 1, 1], 7, false),
             (Some(4), &[9], 9, true),
         ] {
             let mut cache = window.map_or_else(KvCache::growing, KvCache::rotating);

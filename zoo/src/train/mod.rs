@@ -29,8 +29,9 @@ use std::{path::Path, time::Instant};
 /// Trains what a recipe describes, from the checkpoint of its folder or from nothing.
 ///
 /// # Errors
-/// When the recipe, its files or its examples cannot be used, before any step; [`Error::Cancelled`] when the observer
-/// breaks, after a checkpoint; a loss that is not finite, with the last checkpoint as it was.
+/// When the recipe, its files or its examples cannot be used, before any step;
+/// [`Error::Cancelled`](crate::Error::Cancelled) when the observer breaks, after a checkpoint; a loss that is not finite,
+/// with the last checkpoint as it was.
 pub fn train(recipe: &Recipe, limits: Limits, observer: &mut TrainObserver<'_>) -> Result<Finished> {
     let clock = run::Clock { started: Instant::now(), limits };
     let out = recipe.out();

@@ -237,7 +237,6 @@ fn what_cannot_be_is_refused_and_nothing_is_written() {
     ] {
         refused(tiny(folder.path(), arguments), expected);
     }
-    refused(generate(folder.path(), &["a"]), "--model");
     refused(generate(folder.path(), &["a", "--model", "absent"]), "absent");
     let part = components().join("vae");
     refused(generate(folder.path(), &["a", "--model", part.to_str().unwrap()]), "no snapshot");

@@ -45,6 +45,11 @@ impl State {
         optimiser.slots().iter().map(slot).collect()
     }
 
+    /// What was learned: the running average, or the parameters where there is none.
+    pub fn weights(&self) -> &Named {
+        if self.average.is_empty() { &self.params } else { &self.average }
+    }
+
     /// Evaluates every array, which cuts it off from all that it was computed from.
     ///
     /// # Errors

@@ -98,7 +98,7 @@ pub(super) fn run(
     if stopped && state.step < training.steps {
         return Err(Error::Cancelled);
     }
-    step.trainable().assign(if state.average.is_empty() { &state.params } else { &state.average })?;
+    step.trainable().assign(state.weights())?;
     Ok(match state.step {
         steps if steps >= training.steps => Finished::Whole { steps },
         steps => Finished::Early { steps, of: training.steps },
@@ -171,9 +171,8 @@ impl Desk<'_> {
         curve::draw(&self.log.entries()?, &curve)?;
         wrote("curve", &curve);
 
-        let weights = if state.average.is_empty() { &state.params } else { &state.average };
         let problem = RefCell::new(None);
-        let exported = step.trainable().with(weights, || {
+        let exported = step.trainable().with(state.weights(), || {
             self.export().map_err(|error| {
                 problem.replace(Some(error));
                 framework::Error::argument("snapshot", "was not written")

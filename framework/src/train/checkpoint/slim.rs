@@ -31,9 +31,8 @@ struct Index {
 /// When a tensor alone is larger than a part; when the folder cannot be written. What was there stays.
 pub fn save_slim(folder: &Path, state: &State, part: u64) -> Result<()> {
     let before: BTreeSet<String> = names(folder);
-    let weights = if state.average.is_empty() { &state.params } else { &state.average };
     let narrow = |(path, value): (&String, &Array)| Ok((path.clone(), value.as_dtype(Dtype::Bfloat16)?));
-    let weights = weights.iter().map(narrow).collect::<Result<Named>>()?;
+    let weights = state.weights().iter().map(narrow).collect::<Result<Named>>()?;
     let parts = parts(&weights, part)?;
     let name = |place: usize| {
         format!("model-step{}-{:05}-of-{:05}.safetensors", state.step, place.saturating_add(1), parts.len())

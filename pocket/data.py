@@ -8,10 +8,11 @@ fetches two npm packages (from npm's registry or another one, `--registry`; or t
 `{"file_name": …, "text": [captions…]}`.
 
 Pictures are Microsoft's Fluent Emoji (MIT, packed by LobeHub), laid over white, flags left out. Names and keywords are
-Unicode's, by emojibase-data (MIT). Two things are added, so that people's phrasing works and colours
-mean something: phrasings (articles, synonyms, words of style), and copies with the hue turned, whose captions have the
-colour; those that `prompts.json` holds out are left out, so that a model can be asked for what it has not seen. The same
-seed gives the same folder.
+Unicode's, by emojibase-data (MIT). Three things are added, so that people's phrasing works, and colours and combinations
+mean something: phrasings (articles, synonyms, words of style); copies with the hue turned, whose captions have the colour;
+and pictures of two or three things, composed of pictures of one (`pairs.py`), whose lines have the names of each as `things`,
+too. What `prompts.json` holds out is left out, so that a model can be asked for what it has not seen. The same seed gives
+the same folder.
 """
 
 import argparse
@@ -29,8 +30,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
+
+from colours import COLOURS, HUES, TINTS, dominant, nearest, turned
+from pairs import NAMES, Thing, pairs
+from words import FRAMES, STYLES, article, is_many, joined
 
 PACKAGES = {
     "pictures": "@lobehub/fluent-emoji-3d@1.1.0",
@@ -42,9 +46,6 @@ SIDE = 128
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"quality": 95, "method": 6}}
 CAPTIONS = 24
 PEOPLE, ANIMALS, SYMBOLS, FLAGS = 1, 3, 8, 9
-HUES = {"red": 0, "orange": 28, "yellow": 52, "green": 120, "blue": 215, "purple": 275, "pink": 325}
-"""Degrees."""
-COLOURS = {*HUES, "black", "white", "brown", "grey", "gray", "light blue"}
 SYNONYMS = {
     "deciduous tree": ["tree", "leafy tree", "green tree"],
     "evergreen tree": ["pine tree", "fir tree", "conifer"],
@@ -145,19 +146,16 @@ SYNONYMS = {
     "ring": ["diamond ring"],
     "trophy": ["gold cup"],
 }
-STYLES = ["3d", "cute", "shiny", "glossy", "cartoon", "colourful", "little"]
-FRAMES = ["{}", "{}", "{}", "{}", "an emoji of {}", "a picture of {}", "{} on a white background", "an icon of {}", "draw {}"]
-UNCOUNTED = "bacon bread broccoli butter coral garlic ice luggage money popcorn rice salt soap spaghetti sushi wood"
-MANY = {"men", "women", "people", *UNCOUNTED.split()}
 TONES = r"(?:light|medium-light|medium|medium-dark|dark)"
 TONED = re.compile(rf"(?: with| and) {TONES}(?: and {TONES})? skin$")
 
 
 @dataclass
 class Picture:
-    """An emoji: its image, what it is called, and what else it brings to mind."""
+    """An emoji: its file, its image on white, what it is called, and what else it brings to mind."""
 
     code: str
+    drawn: bytes
     image: Image.Image
     names: list[str]
     words: list[str]
@@ -213,14 +211,13 @@ def named(names: tarfile.TarFile) -> dict[str, dict[str, Any]]:
     return found
 
 
-def over_white(data: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(data)).convert("RGBA")
+def with_alpha(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGBA")
+
+
+def over_white(picture: Image.Image) -> Image.Image:
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-
-
-def joined(things: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(things[:-1]), things[-1]]))
 
 
 def told(name: str, detail: list[str]) -> list[str]:
@@ -274,51 +271,8 @@ def pictures(packages: dict[str, tarfile.TarFile]) -> Iterator[Picture]:
         already = {word for name in said for word in [name, *name.split()]}
         words = [word for word in emoji["tags"] or [] if re.fullmatch(r"[a-z][a-z' -]{2,}", word)]
         words = [word for word in words if word not in already]
-        image = over_white(read(packages["pictures"], member.removeprefix("package/")))
-        yield Picture(code.lower(), image, said, words, emoji["group"])
-
-
-def hsv(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("HSV"), dtype=np.int32)
-
-
-def dominant(image: Image.Image) -> float | None:
-    """The hue, in degrees, that most of the coloured pixels are near; none of what is grey, dull or has no one colour."""
-    hue, saturation, value = np.moveaxis(hsv(image), -1, 0)
-    coloured = (saturation > 60) & (value > 60)
-    weight = saturation * value / 255.0**2 * coloured
-    if weight.sum() < 0.04 * weight.size or weight.sum() < 0.4 * coloured.sum():
-        return None
-    mean = (weight * np.exp(2j * np.pi * hue / 256)).sum() / weight.sum()
-    return None if abs(mean) < 0.6 else float(np.degrees(np.angle(mean)) % 360)
-
-
-def nearest(hue: float) -> str | None:
-    """The colour that a hue would be called, unless it is between two."""
-    apart = {name: abs((hue - at + 180) % 360 - 180) for name, at in HUES.items()}
-    name = min(apart, key=apart.__getitem__)
-    return name if apart[name] <= 18 else None
-
-
-def turned(image: Image.Image, degrees: float) -> Image.Image:
-    pixels = hsv(image)
-    pixels[..., 0] = (pixels[..., 0] + round(degrees * 256 / 360)) % 256
-    return Image.fromarray(pixels.astype(np.uint8), "HSV").convert("RGB")
-
-
-def is_many(name: str) -> bool:
-    """Whether a name is of many things, or of what one does not count."""
-    who = re.search(r"\b(?:(?:wo)?m[ae]n|person|people)\b", name)
-    last = who[0] if who else re.split(r" (?:with|of|in|on|and|for|behind|up) ", name)[0].split()[-1]
-    return last in MANY or (last.endswith("s") and not last.endswith(("ss", "us", "is", "os", "lens", "'s")))
-
-
-def article(name: str) -> str:
-    """With "a" or "an", where it can have one."""
-    if is_many(name):
-        return name
-    vowel = re.match(r"[aeiou]|hour|x-", name) and not re.match(r"uni(?!nt)|use|eu|ufo|one\b|once", name)
-    return f"{'an' if vowel else 'a'} {name}"
+        drawn = read(packages["pictures"], member.removeprefix("package/"))
+        yield Picture(code.lower(), drawn, over_white(with_alpha(drawn)), said, words, emoji["group"])
 
 
 def phrasings(picture: Picture, colour: str | None, rng: random.Random) -> list[str]:
@@ -343,29 +297,47 @@ def phrasings(picture: Picture, colour: str | None, rng: random.Random) -> list[
     return list(dict.fromkeys(said))
 
 
-def recoloured(picture: Picture) -> Iterator[tuple[str, Image.Image]]:
-    """Where the picture has one colour that its name does not tell: it in the other colours."""
+def turns(picture: Picture) -> dict[str, float]:
+    """Where the picture has one colour that its name does not tell: by how many degrees its hue is from the others."""
     own = dominant(picture.image) if picture.group not in (PEOPLE, SYMBOLS) else None
-    if own is not None and not COLOURS & set(picture.names[0].split()):
-        for name, hue in HUES.items():
-            if abs((hue - own + 180) % 360 - 180) > 25:
-                yield name, turned(picture.image, hue - own)
+    if own is None or COLOURS & set(picture.names[0].split()):
+        return {}
+    return {name: hue - own for name, hue in HUES.items() if abs((hue - own + 180) % 360 - 180) > 25}
+
+
+def own_colour(picture: Picture) -> str | None:
+    """What colour it is, where other colours make copies of it."""
+    hue = dominant(picture.image) if turns(picture) else None
+    return nearest(hue) if hue is not None else None
 
 
 def with_colours(picture: Picture, held_out: set[tuple[str, str]], rng: random.Random) -> Iterator[Picture]:
     """The picture, and its copies in other colours but for those that are held out."""
-    copies = list(recoloured(picture))
     picture.captions = phrasings(picture, None, rng)
-    hue = dominant(picture.image) if copies else None
-    own = nearest(hue) if hue is not None else None
+    own = own_colour(picture)
     if own:
         picture.captions += phrasings(picture, own, rng)[: CAPTIONS // 3]
     yield picture
-    for name, image in copies:
+    for name, degrees in turns(picture).items():
         if (name, picture.names[0]) not in held_out:
-            copy = replace(picture, code=f"{picture.code}-{name}", image=image)
+            copy = replace(picture, code=f"{picture.code}-{name}", image=turned(picture.image, degrees))
             copy.captions = phrasings(picture, name, rng)
             yield copy
+
+
+def in_colours(picture: Picture, held_out: set[tuple[str, str]]) -> list[Thing]:
+    """What pairs are made of: the picture, and its copies in other colours but for those that are held out.
+
+    Nothing is called orange for its hue, which brown and golden things have too.
+    """
+    own = own_colour(picture)
+    drawn = with_alpha(picture.drawn)
+    things = [Thing(picture.names, drawn, own=None if own == "orange" else own)]
+    names = [name for name in picture.names if not TINTS & set(name.split())]
+    for colour, degrees in turns(picture).items():
+        if (colour, picture.names[0]) not in held_out:
+            things.append(Thing(names, drawn, other=colour, turn=degrees))
+    return things
 
 
 def main() -> None:
@@ -374,24 +346,36 @@ def main() -> None:
     arguments.add_argument("--packages", type=Path, help="the folder with the packages' archives")
     arguments.add_argument("--registry", default=REGISTRY, help="where packages are fetched from")
     arguments.add_argument("--format", choices=FORMATS, default="png", help="WebP loses a little, and is a quarter of PNG")
+    arguments.add_argument("--pairs", type=int, default=7000, help="how many pictures of two things; 0 for none")
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
     if given.out.exists():
         raise SystemExit(f"{given.out} is there already")
     rng = random.Random(given.seed)
-    held_out = {(one["colour"], one["name"]) for one in json.loads(PROMPTS.read_text())["held_out"]}
+    prompts = json.loads(PROMPTS.read_text())
+    held_out = {(one["colour"], one["name"]) for one in prompts["held_out"]}
+    combinations = [one["things"] for one in prompts["combined"]]
+    asked = {name for one in prompts["in_data"] + prompts["combined"] for name in one["names"]}
     everything = list(pictures(archives(given.packages, given.registry)))
+    known = {one.names[0]: in_colours(one, held_out) for one in everything if one.names[0] in NAMES}
     with tempfile.TemporaryDirectory(dir=given.out.parent) as scratch:
         folder = Path(scratch, "data")
         folder.mkdir()
         with (folder / "metadata.jsonl").open("w", encoding="utf-8") as lines:
+
+            def write(code: str, image: Image.Image, about: dict[str, Any]) -> None:
+                file = f"{code}.{given.format}"
+                image.save(folder / file, **FORMATS[given.format])
+                lines.write(json.dumps({"file_name": file, **about}, ensure_ascii=False) + "\n")
+
             count = 0
             for picture in everything:
                 for copy in with_colours(picture, held_out, rng):
-                    file = f"{copy.code}.{given.format}"
-                    copy.image.save(folder / file, **FORMATS[given.format])
-                    lines.write(json.dumps({"file_name": file, "text": copy.captions}, ensure_ascii=False) + "\n")
+                    write(copy.code, copy.image, {"text": copy.captions})
                     count += 1
+            for pair in pairs(known, combinations, asked, given.pairs, SIDE, given.seed):
+                write(pair.code, pair.image, {"text": pair.captions, "things": pair.things})
+                count += 1
         folder.rename(given.out)
     print(f"{count} pictures in {given.out}")
 

@@ -31,7 +31,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data import HUES, PROMPTS, dominant, turned, without_tone
+from colours import HUES, dominant, turned
+from data import PROMPTS, without_tone
+from pairs import is_called, is_held_out, words
 
 Change = Callable[[Tensor], Tensor]
 SIDE = 64
@@ -85,12 +87,14 @@ class Real:
 
 
 def real(folder: Path, most: int | None) -> Real:
-    """Everything in a data set and what it holds out; with `most`, what prompts ask for and so many other names."""
+    """Every thing in a data set and what it holds out; with `most`, what prompts ask for and so many other names."""
     held_out = {one["name"]: one["colour"] for one in prompts()["held_out"]}
     pictures, names = [], []
     asked = {name for group in prompts().values() for one in group for name in one["names"]} | set(held_out)
     others: dict[str, None] = {}
     for line in lines(folder):
+        if "things" in line:
+            continue
         name = without_tone(line["text"][0])
         if most is not None and name not in asked:
             if name not in others and len(others) == most:
@@ -374,13 +378,16 @@ def score(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Every prompt is a caption that only its names have, or is in no caption in any words."""
+    """Every prompt is a caption that only its names have, or is in no caption in any words and in no pair under any name."""
     named: dict[str, set[str]] = {}
+    pairs: list[dict[str, Any]] = []
     for line in lines(options.data):
+        if "things" in line:
+            pairs.append(line)
+            continue
         for caption in line["text"]:
             named.setdefault(caption, set()).add(without_tone(line["text"][0]))
     every = set().union(*named.values())
-    words = lambda text: set(re.findall(r"[a-z]+", text)) - {"a", "an", "the", "and", "with"}
     held = prompts()
     problems = []
     for one in held["in_data"] + held["combined"]:
@@ -389,13 +396,21 @@ def check(options: argparse.Namespace) -> None:
         found = named.get(one["prompt"], set())
         if not found or found - set(one["names"]):
             problems.append(f"{one['prompt']}: the data have it for {sorted(found) or 'nothing'}")
+    unsaid = words("a an the and with")
     for one in held["held_out"] + held["combined"]:
-        same = [caption for caption in named if words(one["prompt"]) <= words(caption)]
+        same = [caption for caption in named if words(one["prompt"]) - unsaid <= words(caption)]
         if same:
             problems.append(f"{one['prompt']}: the data have {same[0]!r}")
+    for pair in pairs:
+        for one in held["held_out"]:
+            if any(is_called(names, f"{one['colour']} {one['name']}") for names in pair["things"]):
+                problems.append(f"{one['prompt']}: a pair has it, {pair['text'][0]!r}")
+        for one in held["combined"]:
+            if one["prompt"] in pair["text"] or is_held_out(pair["things"], [one["things"]]):
+                problems.append(f"{one['prompt']}: the data have {pair['text'][0]!r}")
     if problems:
         raise SystemExit("\n".join(problems))
-    print(", ".join(f"{len(held[group])} {label}" for group, label in GROUPS.items()))
+    print(", ".join(f"{len(held[group])} {label}" for group, label in GROUPS.items()) + f"; {len(pairs)} pairs")
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ LONGEST = 64
 """Letters of a caption, so that 24 tokens have it."""
 OFTEN = 4
 """How much more likely things are that prompts ask for."""
-TRIES = 50
+TRIES = 5
 """After so many draws a picture may have the things of another."""
 FRAME = 256
 

@@ -45,6 +45,8 @@ PROMPTS = Path(__file__).with_name("prompts.json")
 SIDE = 128
 FORMATS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"quality": 95, "method": 6}}
 CAPTIONS = 24
+OFTEN = {"in_data": 4, "combined": 12}
+"""How much more often pairs have what prompts ask for."""
 PEOPLE, ANIMALS, SYMBOLS, FLAGS = 1, 3, 8, 9
 SYNONYMS = {
     "deciduous tree": ["tree", "leafy tree", "green tree"],
@@ -355,7 +357,7 @@ def main() -> None:
     prompts = json.loads(PROMPTS.read_text())
     held_out = {(one["colour"], one["name"]) for one in prompts["held_out"]}
     combinations = [one["things"] for one in prompts["combined"]]
-    asked = {name for one in prompts["in_data"] + prompts["combined"] for name in one["names"]}
+    often = {name: many for kind, many in OFTEN.items() for one in prompts[kind] for name in one["names"]}
     everything = list(pictures(archives(given.packages, given.registry)))
     known = {one.names[0]: in_colours(one, held_out) for one in everything if one.names[0] in NAMES}
     with tempfile.TemporaryDirectory(dir=given.out.parent) as scratch:
@@ -373,7 +375,7 @@ def main() -> None:
                 for copy in with_colours(picture, held_out, rng):
                     write(copy.code, copy.image, {"text": copy.captions})
                     count += 1
-            for pair in pairs(known, combinations, asked, given.pairs, SIDE, given.seed):
+            for pair in pairs(known, combinations, often, given.pairs, SIDE, given.seed):
                 write(pair.code, pair.image, {"text": pair.captions, "things": pair.things})
                 count += 1
         folder.rename(given.out)

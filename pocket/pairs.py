@@ -15,7 +15,7 @@ from itertools import permutations
 from PIL import Image
 
 from colours import TINTS, turned
-from things import GLASSES, GROUPS, HANDY, HATS, HOLDERS, WEARERS
+from things import GIFTS, GLASSES, GROUPS, HANDY, HATS, HOLDERS, WEARERS
 from words import FRAMES, STYLES, article, is_many, plural
 
 KINDS = {"beside": 0.38, "count": 0.16, "held": 0.24, "worn": 0.22}
@@ -25,8 +25,8 @@ STYLED, OWN, COPIED = 0.08, 0.33, 0.25
 """How many names have a word of style or a thing's own colour, and how many things that have copies are one of these."""
 LONGEST = 64
 """Letters of a caption, so that 24 tokens have it."""
-OFTEN = 4
-"""How much more likely things are that prompts ask for."""
+GIVEN = 0.35
+"""How often what is held is one of a few that most is asked for."""
 TRIES = 5
 """After so many draws a picture may have the things of another."""
 FRAME = 256
@@ -250,18 +250,17 @@ def captions(kind: str, things: list[Thing], rng: random.Random) -> list[str]:
 
 
 class Chooser:
-    """Draws things; those that prompts ask for more often."""
+    """Draws things, some more often than others."""
 
     def __init__(
-        self, known: dict[str, list[Thing]], held_out: list[list[str]], asked: set[str], rng: random.Random
+        self, known: dict[str, list[Thing]], held_out: list[list[str]], often: dict[str, int], rng: random.Random
     ) -> None:
-        self.known, self.held_out, self.asked, self.rng = known, held_out, asked, rng
+        self.known, self.held_out, self.often, self.rng = known, held_out, often, rng
         self.counted = [name for name in EVERY if any(map(plural, plain(known[name][0].names)))]
         self.drawn: set[tuple[str, ...]] = set()
 
     def name(self, among: list[str]) -> str:
-        weights = [OFTEN if name in self.asked else 1 for name in among]
-        return self.rng.choices(among, weights)[0]
+        return self.rng.choices(among, [self.often.get(name, 1) for name in among])[0]
 
     def names(self, kind: str) -> list[str]:
         match kind:
@@ -273,7 +272,8 @@ class Chooser:
                 return [self.name(self.counted)] * self.rng.choice([2, 2, 3])
             case "held":
                 one = self.name(HOLDERS)
-                return [one, self.name([name for name in HANDY if name != one])]
+                among = GIFTS if self.rng.random() < GIVEN else HANDY
+                return [one, self.name([name for name in among if name != one])]
             case _:
                 one = self.name(list(WEARERS))
                 eyes, head = WEARERS[one]
@@ -304,14 +304,14 @@ NAMES = list(dict.fromkeys([*EVERY, *HOLDERS, *HANDY, *WEARERS, *HATS, *GLASSES]
 
 
 def pairs(
-    known: dict[str, list[Thing]], held_out: list[list[str]], asked: set[str], count: int, side: int, seed: int
+    known: dict[str, list[Thing]], held_out: list[list[str]], often: dict[str, int], count: int, side: int, seed: int
 ) -> Iterator[Composed]:
     """So many pictures, the kinds one after another.
 
-    `known` has the colours of each of `NAMES`, its own first; `asked` are names that are drawn more often.
+    `known` has the colours of each of `NAMES`, its own first; `often` says how much more often some are drawn.
     """
     rng = random.Random(f"pairs {seed}")
-    chooser = Chooser(known, held_out, asked, rng)
+    chooser = Chooser(known, held_out, often, rng)
     for kind, share in KINDS.items():
         for number in range(round(count * share)):
             things = chooser.things(kind)

@@ -62,6 +62,7 @@ HANDY = [*HEARTS, *listed("""
     red apple, banana, strawberry, watermelon, carrot, mushroom, pear, cheese wedge, hamburger, french fries, pizza, hot dog,
     soft ice cream, doughnut, cookie, birthday cake, cupcake, lollipop, candy, hot beverage, beer mug, wine glass,
     bubble tea, honey pot, egg""")]  # fmt: skip
+GIFTS = [*HEARTS, *listed("balloon, star, wrapped gift, rose, sunflower, guitar, birthday cake")]
 
 WEARERS: dict[str, tuple[tuple[int, int, int] | None, tuple[int, int, int] | None]] = {
     "cat face": ((50, 58, 66), (50, 34, 46)),

@@ -264,7 +264,7 @@ mod tests {
         let config = json!({
             "_class_name": "FluxTransformer2DModel", "patch_size": 1, "in_channels": 16, "out_channels": null,
             "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 32, "num_attention_heads": 2,
-            "joint_attention_dim": 24, "pooled_projection_dim": 20, "guidance_embeds": true,
+            "joint_attention_dim": 12, "pooled_projection_dim": 4, "guidance_embeds": true,
             "axes_dims_rope": [4, 14, 14],
         });
         let parsed = serde_json::from_value(config.clone()).unwrap();

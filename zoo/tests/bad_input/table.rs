@@ -437,6 +437,7 @@ fn pictures() -> Vec<Case> {
         "A size that is too large for so many pictures", "zoo generate heart --model DIR/flux --count 9 --size 16384", flux;
         "Two guidances that are one", "zoo generate heart --model DIR/pocket --guidance 2 --true-guidance 3", |world| world.with_pocket();
         "A guidance below 0 of a model that is guided by its negative prompt", "zoo generate heart --model DIR/pocket --guidance -1", |world| world.with_pocket();
+        "A negative prompt without guidance by it", "zoo generate heart --model DIR/pocket --guidance 1 --negative stone", |world| world.with_pocket();
         "A picture in a folder that is not there", "zoo generate heart --model DIR/flux --out DIR/none/heart.png", flux;
         "Prompts that are not there", "zoo generate --prompts DIR/none.txt --model DIR/flux", flux;
         "No prompts", "zoo generate --prompts DIR/question --model DIR/flux", |world| {

@@ -186,9 +186,8 @@ def compare(options: argparse.Namespace) -> None:
 def check(options: argparse.Namespace) -> None:
     """The same weights give what the twin gives, and there are as many as the zoo counts."""
     import torch
-    from pocket_torch import Learned
+    from pocket_torch import Learned  # Before the twin, whose folder it makes known.
 
-    sys.path.insert(0, str(ROOT / "parity/reference"))
     from composed import ComposedTransformer
 
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Config = dict[str, Any]
+from machine import ROOT
+
+sys.path.insert(0, str(ROOT / "parity/reference"))
+from composed_parts import AdaLnContinuous, Config, Ffn, Two, angles, frequencies, sinusoid, turned  # noqa: E402
 
 
 def only(value: Config, **choices: Any) -> None:
@@ -42,30 +46,16 @@ def norm(value: Config, dim: int) -> nn.Module:
     return nn.LayerNorm(dim, value["layer"]["eps"], elementwise_affine=False)
 
 
-class Two(nn.Module):
-    """Two layers to one width."""
-
-    def __init__(self, given: int, dim: int) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(given, dim), nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.up(x)))
-
-
 class Time(nn.Module):
     """Cosines and sines of the scaled time, then two layers."""
 
     def __init__(self, value: Config, dim: int) -> None:
         super().__init__()
-        half = value["sinusoid"] // 2
         self.mlp, self.scale = Two(value["sinusoid"], dim), value["scale"]
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(half) / half)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.register_buffer("frequencies", frequencies(value["sinusoid"] // 2), persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
-        angles = (t * self.scale)[:, None] * self.frequencies
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], -1))
+        return self.mlp(sinusoid(t * self.scale, self.frequencies))
 
 
 class Part(nn.Module):
@@ -78,21 +68,8 @@ class Part(nn.Module):
 
 def table(rope: Config, head_dim: int, places: Tensor) -> Tensor:
     """Cosines and sines `[2, L, 1, D/2]` of positions `[L, axes]`."""
-    angles = []
-    for axis, part in enumerate(rope.get("axes", {"each": [head_dim]})["each"]):
-        frequencies = rope["theta"] ** (-torch.arange(0, part, 2, dtype=torch.float64) / part)
-        angles.append(places[:, axis, None].double() * frequencies)
-    angle = torch.cat(angles, -1)[:, None]
+    angle = angles(rope, head_dim, places)[:, None]
     return torch.stack([angle.cos(), angle.sin()]).float()
-
-
-def rotated(x: Tensor, table: Tensor, interleaved: bool) -> Tensor:
-    """`x` `[B, L, H, D]`, pairs of its features turned."""
-    cos, sin = table
-    wide = x.float()
-    a, b = wide.unflatten(-1, (-1, 2)).unbind(-1) if interleaved else wide.chunk(2, -1)
-    turned = [a * cos - b * sin, b * cos + a * sin]
-    return (torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, -1)).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -101,28 +78,16 @@ class Attention(nn.Module):
         only(value, kv_heads=None, scale=None, softcap=None, sinks=None, mask=None, projections=None)
         self.head_dim = value["head_dim"]
         inner = value["heads"] * self.head_dim
-        self.interleaved = value["position"]["rope"]["layout"] == "interleaved"
+        self.layout = value["position"]["rope"]["layout"]
         self.q, self.k, self.v = (nn.Linear(dim, inner, bias=False) for _ in range(3))
         self.q_norm, self.k_norm = (norm(value["qk_norm"], self.head_dim) for _ in range(2))
         self.o = nn.Linear(inner, dim, bias=False)
 
     def forward(self, x: Tensor, table: Tensor, seen: Tensor) -> Tensor:
         q, k, v = (linear(x).unflatten(-1, (-1, self.head_dim)) for linear in (self.q, self.k, self.v))
-        q, k = (rotated(one, table, self.interleaved) for one in (self.q_norm(q), self.k_norm(k)))
+        q, k = (turned(one, *table, self.layout) for one in (self.q_norm(q), self.k_norm(k)))
         attended = F.scaled_dot_product_attention(*(one.transpose(1, 2) for one in (q, k, v)), attn_mask=seen)
         return self.o(attended.transpose(1, 2).flatten(2))
-
-
-class Glu(nn.Module):
-    def __init__(self, value: Config, dim: int) -> None:
-        super().__init__()
-        only(value["glu"], activation="silu", bias=None)
-        hidden = value["glu"]["hidden"]
-        self.gate, self.up = nn.Linear(dim, hidden, bias=False), nn.Linear(dim, hidden, bias=False)
-        self.down = nn.Linear(hidden, dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class Modulation(nn.Module):
@@ -141,7 +106,7 @@ class Block(nn.Module):
         super().__init__()
         only(value, accumulate=None)
         self.norm1, self.norm2 = norm(value["norm"], dim), norm(value["norm"], dim)
-        self.attn, self.ffn = Attention(value["attention"], dim), Glu(value["ffn"], dim)
+        self.attn, self.ffn = Attention(value["attention"], dim), Ffn(value["ffn"], dim)
         self.modulation = Modulation(dim) if "modulation" in value else None
 
     def forward(self, x: Tensor, table: Tensor, seen: Tensor, lent: Tensor | None) -> Tensor:
@@ -185,16 +150,6 @@ class Condition(nn.Module):
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         vector = F.silu(self.parts[0].embed(t))
         return vector, self.projections[0](vector)
-
-
-class AdaLnContinuous(nn.Module):
-    def __init__(self, inner: nn.Module, cond: int, dim: int) -> None:
-        super().__init__()
-        self.norm, self.linear = inner, nn.Linear(cond, 2 * dim)
-
-    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
-        scale, shift = self.linear(vector)[:, None].chunk(2, -1)
-        return self.norm(x) * (1 + scale) + shift
 
 
 class Composed(nn.Module):

@@ -4,9 +4,9 @@ use crate::{Finding, Result, Verdict, source::Workspace};
 use std::collections::{BTreeMap, BTreeSet};
 
 const MIB: u64 = 1 << 20;
-/// What the tree may weigh beside the weights that are shipped.
+/// What the tree may weigh, the weights that are shipped included.
 const TREE: u64 = 26 * MIB;
-/// Where those are.
+/// Where the weights are that are shipped.
 const WEIGHTS: &str = "pocket/weights/";
 /// What they may weigh.
 const SHIPPED: u64 = 16_000_000;
@@ -20,10 +20,8 @@ pub fn check(workspace: &Workspace) -> Result<Verdict> {
 }
 
 fn judge(files: &[(&str, u64)]) -> Verdict {
-    let (shipped, files): (Vec<(&str, u64)>, Vec<_>) =
-        files.iter().copied().partition(|(file, _)| file.starts_with(WEIGHTS));
-    let shipped: u64 = shipped.iter().map(|(_, size)| size).sum();
-    let total: u64 = files.iter().map(|(_, size)| size).sum();
+    let sum = |folder: &str| files.iter().filter(|(file, _)| file.starts_with(folder)).map(|(_, size)| size).sum();
+    let (total, shipped): (u64, u64) = (sum(""), sum(WEIGHTS));
     let cases: BTreeSet<&str> = files.iter().filter_map(|(file, _)| file.strip_suffix("/case.json")).collect();
     let mut weights: BTreeMap<&str, u64> = BTreeMap::new();
     for (file, size) in files.iter().filter(|(file, _)| file.starts_with("fixtures/")) {
@@ -33,7 +31,7 @@ fn judge(files: &[(&str, u64)]) -> Verdict {
     }
     let heaviest = weights.iter().max_by_key(|(_, size)| **size);
     let mut measured = vec![format!("{:.1} MiB in {} files", mib(total), files.len())];
-    measured.push(format!("{:.1} MiB of weights", mib(shipped)));
+    measured.push(format!("{:.1} MiB of them weights", mib(shipped)));
     measured.extend(heaviest.map(|(place, size)| format!("heaviest fixture: {place}, {:.2} MiB", mib(*size))));
     let mut findings = Vec::new();
     for (place, size) in weights.iter().filter(|(_, size)| **size > CASE) {
@@ -74,5 +72,9 @@ mod tests {
     fn the_tree_is_weighed() {
         assert!(judge(&[("a", TREE - 1)]).findings.is_empty());
         assert_eq!(judge(&[("a", TREE)]).findings.len(), 1);
+        let weights = "pocket/weights/vae/model.safetensors";
+        assert!(judge(&[("a", TREE - SHIPPED - 1), (weights, SHIPPED)]).findings.is_empty());
+        assert_eq!(judge(&[("a", TREE - SHIPPED), (weights, SHIPPED)]).findings.len(), 1);
+        assert_eq!(judge(&[("a", 1), (weights, SHIPPED + 1)]).findings.len(), 1);
     }
 }

@@ -10,22 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-Config = dict[str, Any]
-ACTIVATIONS = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "relu": F.relu,
-    "relu2": lambda x: F.relu(x).square(),
-}
-
-
-def choice(value: Any) -> tuple[str, Any]:
-    """A choice's name and what it states: `"none"` states nothing."""
-    return (value, {}) if isinstance(value, str) else next(iter(value.items()))
+from composed_parts import ACTIVATIONS, AdaLnContinuous, Config, Ffn, Two, angles, choice, frequencies, sinusoid, turned
 
 
 class RmsNorm(nn.Module):
@@ -54,42 +40,6 @@ def norm(value: Any, dim: int) -> nn.Module:
     return nn.LayerNorm(dim, fields["eps"], elementwise_affine=affine, bias=parameters == "weight_and_bias")
 
 
-class Ffn(nn.Module):
-    """Plain or gated."""
-
-    def __init__(self, value: Any, dim: int) -> None:
-        super().__init__()
-        kind, fields = choice(value)
-        hidden, bias = fields["hidden"], fields.get("bias", False)
-        self.gate = nn.Linear(dim, hidden, bias) if kind == "glu" else None
-        self.up, self.down = nn.Linear(dim, hidden, bias), nn.Linear(hidden, dim, bias)
-        self.act = ACTIVATIONS[fields["activation"]]
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.gate is None:
-            return self.down(self.act(self.up(x)))
-        return self.down(self.act(self.gate(x)) * self.up(x))
-
-
-class Two(nn.Module):
-    """Two layers to one width."""
-
-    def __init__(self, given: int, dim: int, activation: str = "silu", bias: bool = True) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(given, dim, bias), nn.Linear(dim, dim, bias)
-        self.act = ACTIVATIONS[activation]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.act(self.up(x)))
-
-
-def sinusoid(t: Tensor, dims: int) -> Tensor:
-    """[cos, sin] at frequencies from 1 down to 1/10000."""
-    half = dims // 2
-    angles = t.float()[:, None] * torch.exp(-math.log(10_000) * torch.arange(half) / half)
-    return torch.cat([angles.cos(), angles.sin()], -1)
-
-
 class Time(nn.Module):
     """Sinusoid, then two layers."""
 
@@ -98,27 +48,15 @@ class Time(nn.Module):
         self.mlp, self.dims = Two(dims, dim), dims
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.mlp(sinusoid(t, self.dims).to(self.mlp.up.weight.dtype))
+        return self.mlp(sinusoid(t, frequencies(self.dims // 2)).to(self.mlp.up.weight.dtype))
 
 
 def rotated(x: Tensor, rope: Config, ids: Tensor) -> Tensor:
     """Pairs of features of `x` [B, L, H, D] turned by their positions `ids` [L, axes]."""
     dims = rope.get("dims", x.shape[-1])
-    parts = rope["axes"]["each"] if "axes" in rope else [dims]
-    angles = []
-    for axis, part in enumerate(parts):
-        frequency = rope["theta"] ** (-2 * torch.arange(part // 2).double() / part)
-        angles.append(ids[:, axis if ids.shape[1] > 1 else 0, None].double() * frequency)
-    angle = torch.cat(angles, -1)[None, :, None]
+    angle = angles(rope, dims, ids)[None, :, None]
     cos, sin = angle.cos().float(), angle.sin().float()
-    turning, rest = x[..., :dims].float(), x[..., dims:]
-    if rope["layout"] == "interleaved":
-        a, b = turning[..., 0::2], turning[..., 1::2]
-        y = torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
-    else:
-        a, b = turning.chunk(2, -1)
-        y = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-    return torch.cat([y.to(x.dtype), rest], -1)
+    return torch.cat([turned(x[..., :dims], cos, sin, rope["layout"]), x[..., dims:]], -1)
 
 
 class Heads(nn.Module):
@@ -443,7 +381,7 @@ class Stream(nn.Module):
         if self.place is not None:
             x = x + self.place(counted)
         if self.place_kind == "sinusoidal":
-            x = x + sinusoid(counted, self.dim).to(x.dtype)
+            x = x + sinusoid(counted, frequencies(self.dim // 2)).to(x.dtype)
         ids = inputs[self.config["positions"]] if "positions" in self.config else counted[:, None]
         keys = inputs[self.config["mask"]].bool() if "mask" in self.config else torch.ones(x.shape[:2], dtype=torch.bool)
         return x, ids, keys
@@ -482,18 +420,6 @@ class Condition(nn.Module):
             vector = ACTIVATIONS[self.config["activation"]](vector)
         names = [item["name"] for item in self.config.get("projections", [])]
         return {None: vector} | {name: linear(vector) for name, linear in zip(names, self.projections)}
-
-
-class AdaLnContinuous(nn.Module):
-    """norm(x) · (1 + scale) + shift, of the condition."""
-
-    def __init__(self, inner: nn.Module, cond: int, dim: int) -> None:
-        super().__init__()
-        self.norm, self.linear = inner, nn.Linear(cond, 2 * dim)
-
-    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
-        scale, shift = self.linear(vector)[:, None].chunk(2, -1)
-        return self.norm(x) * (1 + scale) + shift
 
 
 class ComposedTransformer(nn.Module):

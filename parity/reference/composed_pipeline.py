@@ -418,8 +418,6 @@ def write_composed_pipeline(case: ComposedPipelineCase, out: Path) -> Path:
     pipeline = ComposedPipeline(case)
     tokenizers = {"tokenizer": pipeline.tokenizer}
     tied = write_components(folder / "components", pipeline.components(), tokenizers, pipeline.scheduler)
-    written = folder / "components" / "tokenizer" / "tokenizer.json"
-    written.write_text(json.dumps(json.loads(written.read_text(encoding="utf-8"))), encoding="utf-8")
     index = {"_class_name": "ComposedPipeline", "recommended": case.recommended}
     save_json(folder / "components" / "model_index.json", index)
     request = case.arguments
@@ -431,4 +429,4 @@ def write_composed_pipeline(case: ComposedPipelineCase, out: Path) -> Path:
     with torch.no_grad():
         outputs = pipeline(latents, request)
     reference = ("torch", "ComposedPipeline", case.seed)
-    return save_pipeline(folder, reference, request, tied, {"latents": latents}, outputs)
+    return save_pipeline(folder, reference, [request], tied, [({"latents": latents}, outputs)])

@@ -29,6 +29,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 
 from case import FORMAT, TOLERANCE, _fresh, distinct, own_config, randomise, rescale, save_array, save_json
 
+Tensors = dict[str, Any]
 TEXT = Path(__file__).resolve().parents[2] / "fixtures" / "text"
 PIPELINES = {"FluxPipeline": FluxPipeline, "FluxImg2ImgPipeline": FluxImg2ImgPipeline}
 DRAWS = {
@@ -41,16 +42,16 @@ TRANSFORMER: dict[str, Any] = {
     "in_channels": 16,
     "num_layers": 1,
     "num_single_layers": 1,
-    "attention_head_dim": 16,
+    "attention_head_dim": 6,
     "num_attention_heads": 2,
-    "joint_attention_dim": 24,
-    "pooled_projection_dim": 20,
-    "axes_dims_rope": [4, 6, 6],
+    "joint_attention_dim": 12,
+    "pooled_projection_dim": 4,
+    "axes_dims_rope": [2, 2, 2],
 }
 CLIP: dict[str, Any] = {
     "vocab_size": 730,
-    "hidden_size": 20,
-    "intermediate_size": 36,
+    "hidden_size": 4,
+    "intermediate_size": 6,
     "projection_dim": 10,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -62,9 +63,9 @@ CLIP: dict[str, Any] = {
 """As published: `eos_token_id` 2 stands for the highest id."""
 T5: dict[str, Any] = {
     "vocab_size": 153,
-    "d_model": 24,
-    "d_kv": 6,
-    "d_ff": 28,
+    "d_model": 12,
+    "d_kv": 4,
+    "d_ff": 14,
     "num_layers": 2,
     "num_heads": 3,
     "relative_attention_num_buckets": 8,
@@ -72,12 +73,12 @@ T5: dict[str, Any] = {
     "feed_forward_proj": "gated-gelu",
 }
 VAE: dict[str, Any] = {
-    "block_out_channels": [8, 8, 8, 16],
+    "block_out_channels": [4, 4, 4, 4],
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
     "layers_per_block": 1,
     "latent_channels": 4,
-    "norm_num_groups": 4,
+    "norm_num_groups": 2,
     "sample_size": 64,
     "scaling_factor": 0.3611,
     "shift_factor": 0.1159,
@@ -111,8 +112,8 @@ T5_TOKENIZER = {
     "unk_token": "<unk>",
 }
 DEFAULTS: dict[str, Any] = {
-    "height": 64,
-    "width": 96,
+    "height": 32,
+    "width": 48,
     "num_inference_steps": 4,
     "max_sequence_length": 20,
 }
@@ -120,12 +121,12 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class PipelineCase:
-    """One request to a pipeline of tiny components."""
+    """Requests to one pipeline of tiny components."""
 
     name: str
     seed: int
-    arguments: dict[str, Any]
-    """What differs from `DEFAULTS`."""
+    requests: list[dict[str, Any]]
+    """What differs from `DEFAULTS`, a call each."""
     guidance: bool = True
     """Whether the transformer is told the guidance scale."""
     scheduler: dict[str, Any] = field(default_factory=lambda: DEV)
@@ -139,68 +140,59 @@ def cases() -> list[PipelineCase]:
         PipelineCase(
             "flux-pipeline/dev",
             701,
-            {
-                "prompt": fox,
-                "guidance_scale": 3.5,
-                "true_cfg_scale": 1.0,
-                "negative_prompt": None,
-                "num_images_per_prompt": 1,
-            },
-        ),
-        PipelineCase(
-            "flux-pipeline/schnell",
-            702,
-            {"prompt": fox, "num_inference_steps": 2, "guidance_scale": 0.0, "height": 96, "width": 64},
-            guidance=False,
-            scheduler=SCHNELL,
-        ),
-        PipelineCase(
-            "flux-pipeline/true-cfg",
-            703,
-            {"prompt": fox, "negative_prompt": "", "true_cfg_scale": 2.5, "num_inference_steps": 3},
+            [
+                {
+                    "prompt": fox,
+                    "guidance_scale": 3.5,
+                    "true_cfg_scale": 1.0,
+                    "negative_prompt": None,
+                    "num_images_per_prompt": 1,
+                },
+                {"prompt": "", "num_inference_steps": 2},
+                {"prompt": fox, "negative_prompt": "", "true_cfg_scale": 2.5, "num_inference_steps": 3},
+            ],
         ),
         PipelineCase(
             "flux-pipeline/batch2",
             704,
-            {
-                "prompt": ["a  12  345 naïve café, hello world, and more than either encoder can take", "hello"],
-                "num_inference_steps": 2,
-            },
+            [
+                {
+                    "prompt": ["a  12  345 naïve café, hello world, and more than either encoder can take", "hello"],
+                    "num_inference_steps": 2,
+                },
+                {
+                    "prompt": ["hello", fox],
+                    "negative_prompt": ["naïve café", "naïve café"],
+                    "true_cfg_scale": 3.0,
+                    "guidance_scale": 1.0,
+                    "num_inference_steps": 2,
+                    "height": 48,
+                    "width": 32,
+                    "output_type": "np",
+                },
+            ],
         ),
-        PipelineCase("flux-pipeline/empty-prompt", 705, {"prompt": "", "num_inference_steps": 2}),
+        PipelineCase(
+            "flux-pipeline/schnell",
+            702,
+            [
+                {"prompt": fox, "num_inference_steps": 2, "guidance_scale": 0.0, "height": 48, "width": 32},
+                {
+                    "prompt": [f"{fox}, {fox} and {fox}"],
+                    "guidance_scale": 9.0,
+                    "num_inference_steps": 1,
+                    "max_sequence_length": 7,
+                    "num_images_per_prompt": 2,
+                },
+            ],
+            guidance=False,
+            scheduler=SCHNELL,
+        ),
         PipelineCase(
             "flux-pipeline/img2img",
             706,
-            {"prompt": fox, "num_inference_steps": 5, "strength": 0.6},
+            [{"prompt": fox, "num_inference_steps": 5, "strength": 0.6}],
             reference_class="FluxImg2ImgPipeline",
-        ),
-        PipelineCase(
-            "flux-pipeline/true-cfg-batch2",
-            707,
-            {
-                "prompt": ["hello", fox],
-                "negative_prompt": ["naïve café", "naïve café"],
-                "true_cfg_scale": 3.0,
-                "guidance_scale": 1.0,
-                "num_inference_steps": 2,
-                "height": 96,
-                "width": 64,
-                "output_type": "np",
-            },
-        ),
-        PipelineCase(
-            "flux-pipeline/schnell-truncated",
-            708,
-            {
-                "prompt": [f"{fox}, {fox} and {fox}"],
-                "guidance_scale": 9.0,
-                "num_inference_steps": 1,
-                "max_sequence_length": 7,
-                "num_images_per_prompt": 2,
-                "output_type": "np",
-            },
-            guidance=False,
-            scheduler=SCHNELL,
         ),
     ]
 
@@ -268,38 +260,41 @@ def write_pipeline(case: PipelineCase, out: Path) -> Path:
 
     pipeline = PIPELINES[case.reference_class](scheduler=scheduler, **parts, **tokenizers)
     pipeline.set_progress_bar_config(disable=True)
-    arguments = DEFAULTS | case.arguments
+    requests = [DEFAULTS | request for request in case.requests]
+    calls = [call(pipeline, case.reference_class, 100 * index + case.seed, it) for index, it in enumerate(requests)]
+    reference = ("diffusers", case.reference_class, case.seed)
+    return save_pipeline(folder, reference, requests, tied, calls)
+
+
+def call(pipeline: Any, reference_class: str, seed: int, arguments: dict[str, Any]) -> tuple[Tensors, Tensors]:
+    """What a pipeline was given in one call, with noise of a seed, and what it made."""
     batch = 1 if isinstance(arguments["prompt"], str) else len(arguments["prompt"])
     batch *= arguments.get("num_images_per_prompt", 1)
     height, width, channels = arguments["height"], arguments["width"], VAE["latent_channels"]
     unpacked = (batch, channels, height // 8, width // 8)
-    noise = draw(case.seed, *unpacked)
-    inputs: dict[str, Any] = {"latents": pipeline._pack_latents(noise, *unpacked)}
+    noise = draw(seed, *unpacked)
+    inputs: Tensors = {"latents": pipeline._pack_latents(noise, *unpacked)}
     given: dict[str, Any] = {}
     drawn: dict[str, torch.Tensor] = {}
-    if case.reference_class == "FluxPipeline":
+    if reference_class == "FluxPipeline":
         given["latents"] = inputs["latents"]
     else:
         # Latents that are given replace the noised image: what is drawn is given instead.
-        drawn = {"latents": noise, "posterior_noise": draw(case.seed + 1000, 1, *unpacked[1:])}
-        pixels = np.random.default_rng(case.seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        drawn = {"latents": noise, "posterior_noise": draw(seed + 1000, 1, *unpacked[1:])}
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
         inputs |= {"image": pixels, "posterior_noise": drawn["posterior_noise"]}
         given["image"] = Image.fromarray(pixels)
-
-    outputs = observe(pipeline, given | arguments, drawn)
-    reference = ("diffusers", case.reference_class, case.seed)
-    return save_pipeline(folder, reference, arguments, tied, inputs, outputs)
+    return inputs, observe(pipeline, given | arguments, drawn)
 
 
 def save_pipeline(
     folder: Path,
     reference: tuple[str, str, int],
-    arguments: dict[str, Any],
+    requests: list[dict[str, Any]],
     tied: dict[str, str],
-    inputs: dict[str, Any],
-    outputs: dict[str, Any],
+    calls: list[tuple[Tensors, Tensors]],
 ) -> Path:
-    """Writes what a pipeline of a package's class with components of a seed was given and made."""
+    """Writes what a pipeline of a package's class with components of a seed was given and made, call by call."""
     package, made, seed = reference
     description = {
         "format": FORMAT,
@@ -311,17 +306,17 @@ def save_pipeline(
             "dtype": "float32",
         },
         "config": {},
-        "calls": [{"method": "__call__", "arguments": arguments}],
+        "calls": [{"method": "__call__", "arguments": request} for request in requests],
         "order": [],
         "ignore": {},
         "tied": tied,
         "tolerance": dict(TOLERANCE),
     }
     save_json(folder / "case.json", description)
-    for name, value in inputs.items():
-        save_array(folder / "inputs" / "0" / f"{name}.npy", value)
-    for name, value in outputs.items():
-        save_array(folder / "output" / "0" / f"{name}.npy", value)
+    for index, (inputs, outputs) in enumerate(calls):
+        for place, values in [("inputs", inputs), ("output", outputs)]:
+            for name, value in values.items():
+                save_array(folder / place / str(index) / f"{name}.npy", value)
     return folder
 
 
@@ -340,6 +335,9 @@ def write_components(
         tied |= {f"{name}.{absent}": f"{name}.{present}" for absent, present in shared.items()}
     for name, made in tokenizers.items():
         made.save_pretrained(folder / name)
+        written = folder / name / "tokenizer.json"
+        text = json.dumps(json.loads(written.read_text(encoding="utf-8")), ensure_ascii=False, separators=(",", ":"))
+        written.write_text(text, encoding="utf-8")
     scheduler.save_pretrained(folder / "scheduler")
     return tied
 

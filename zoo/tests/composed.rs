@@ -380,7 +380,7 @@ fn a_config_alone_has_a_header_and_huge_ones_are_refused() {
     let checkpoint = Checkpoint { config: Config::Json(config), header: &header, tensors: None };
     let fitted = registry::find(MODELS, "composed").unwrap().fit(&checkpoint, Dtype::Float32).unwrap();
     assert_eq!(params(fitted.module()).len(), header.tensors.len());
-    assert_eq!(header.tensors["stages.1.blocks.1.proj_in.weight"].shape, [3 * 32 + 128, 32]);
+    assert_eq!(header.tensors["stages.1.blocks.1.proj_in.weight"].shape, [3 * 16 + 64, 16]);
     let mut config = example("config llama");
     config["stages"][0]["count"] = json!(1 << 24);
     assert!(zoo::composed::header(&config).unwrap_err().to_string().contains("far more parameters"));

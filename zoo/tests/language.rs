@@ -241,7 +241,7 @@ fn packed_caches_answer_and_small_heads_are_refused() {
     let folder = base();
     let request = Request { kv_bits: Some(8), ..Request::default() };
     let refused = open(folder.path()).complete("hello", &request, &mut |_| ControlFlow::Continue(()));
-    assert!(refused.unwrap_err().to_string().contains("8 features"));
+    assert!(refused.unwrap_err().to_string().contains("4 features"));
 }
 
 /// The model of `fixtures/llama/base` with a tokenizer of words.
@@ -252,7 +252,7 @@ fn base() -> TempDir {
     write("config.json", &parsed(&case.join("case.json"))["config"]);
     fs::copy(case.join("weights.safetensors"), folder.path().join("model.safetensors")).unwrap();
     let words: Map<String, Value> =
-        (0..97).map(|id| (if id == 7 { "hello".into() } else { format!("w{id}") }, id.into())).collect();
+        (0..43).map(|id| (if id == 7 { "hello".into() } else { format!("w{id}") }, id.into())).collect();
     let model = json!({"type": "WordLevel", "vocab": words, "unk_token": "w0"});
     write(
         "tokenizer.json",

@@ -11,14 +11,14 @@ import transformers
 from case import Call, ModelCase
 from cases.llama import SMALL_TOKEN, padding, positions, tokens
 
-VOCABULARY = 61
+VOCABULARY = 43
 WINDOW = 5
 """Of the layers that slide: shorter than every prompt."""
 
 TINY: dict[str, Any] = {
     "vocab_size": VOCABULARY,
-    "hidden_size": 24,
-    "intermediate_size": 28,
+    "hidden_size": 16,
+    "intermediate_size": 20,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -49,7 +49,7 @@ def whole(seed: int, length: int = 11) -> Call:
     return Call({"input_ids": ids}, {"use_cache": False, "output_hidden_states": True})
 
 
-def padded_decode(seed: int, prefill: int = 7, steps: int = 3, pads: int = 3) -> list[Call]:
+def padded_decode(seed: int, prefill: int = 6, steps: int = 2, pads: int = 3) -> list[Call]:
     """Two rows, the second left-padded: all of it at once, then in a prefill and single tokens."""
     length = prefill + steps
     ids, mask = tokens(seed, 2, length, VOCABULARY), padding(length, pads)
@@ -276,6 +276,7 @@ def gemma3() -> list[ModelCase]:
 def smollm3() -> list[ModelCase]:
     """The second layer does not know positions, and slides."""
     config = TINY | {
+        "hidden_size": 24,
         "no_rope_layer_interval": 2,
         "use_sliding_window": True,
         "sliding_window": WINDOW,

@@ -34,13 +34,15 @@ TINY: dict[str, Any] = {
     "in_channels": 8,
     "num_layers": 2,
     "num_single_layers": 2,
-    "attention_head_dim": 16,
+    "attention_head_dim": 8,
     "num_attention_heads": 2,
-    "joint_attention_dim": 24,
-    "pooled_projection_dim": 20,
+    "joint_attention_dim": 12,
+    "pooled_projection_dim": 10,
     "guidance_embeds": True,
-    "axes_dims_rope": [4, 6, 6],
+    "axes_dims_rope": [2, 2, 4],
 }
+
+SHORT = {"num_layers": 1, "num_single_layers": 1}
 
 
 def grid(height: int, width: int) -> torch.Tensor:
@@ -57,14 +59,15 @@ def call(seed: int, batch: int, size: tuple[int, int], text: int, guidance: bool
     normal = lambda *shape: torch.randn(*shape, generator=generator).to(dtype)
     inputs = {
         "hidden_states": normal(batch, size[0] * size[1], 8),
-        "encoder_hidden_states": normal(batch, text, 24),
-        "pooled_projections": normal(batch, 20),
+        "encoder_hidden_states": normal(batch, text, 12),
+        "pooled_projections": normal(batch, 10),
         "timestep": torch.linspace(0.87, 0.13, batch).to(dtype),
         "img_ids": grid(*size),
         "txt_ids": torch.zeros(text, 3),
     }
     if guidance:
-        inputs["guidance"] = torch.linspace(3.5, 7.0, batch)
+        # No higher: angles are 1000 times as much, and f32 frequencies that far out differ from machine to machine.
+        inputs["guidance"] = torch.linspace(1.75, 1.0, batch)
     return Call(inputs)
 
 
@@ -91,8 +94,8 @@ def cases() -> list[ModelCase]:
     """All cases of the family."""
     single, half = torch.float32, torch.bfloat16
     return [
-        case("guidance", 601, [call(1, 2, (3, 5), 7, True, single)]),
-        case("no-guidance", 602, [call(2, 1, (4, 2), 5, False, single)], guidance_embeds=False),
-        case("out-channels", 603, [call(3, 2, (2, 3), 4, True, single)], out_channels=6, patch_size=2),
+        case("guidance", 601, [call(1, 2, (2, 4), 5, True, single)]),
+        case("no-guidance", 602, [call(2, 1, (4, 2), 5, False, single)], guidance_embeds=False, **SHORT),
+        case("out-channels", 603, [call(3, 2, (2, 3), 4, True, single)], out_channels=6, patch_size=2, **SHORT),
         case("bf16", 604, [call(4, 2, (3, 5), 7, True, half)], dtype=half),
     ]

@@ -48,9 +48,9 @@ SMALL_TOKEN = 3
 """The token whose embedding has a standard deviation near the root of epsilon; every prompt contains it."""
 
 TINY: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 56,
+    "vocab_size": 43,
+    "hidden_size": 16,
+    "intermediate_size": 28,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -79,7 +79,7 @@ def positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)
 
 
-def prompt(seed: int, length: int = 13, vocabulary: int = 97) -> list[Call]:
+def prompt(seed: int, length: int = 13, vocabulary: int = 43) -> list[Call]:
     """One uncached call on one row."""
     return [Call({"input_ids": tokens(seed, 1, length, vocabulary)}, {"use_cache": False})]
 
@@ -87,7 +87,7 @@ def prompt(seed: int, length: int = 13, vocabulary: int = 97) -> list[Call]:
 def left_padded(seed: int, with_positions: bool) -> list[Call]:
     """One call on two rows, the second left-padded by four."""
     mask = padding(11, 4)
-    inputs = {"input_ids": tokens(seed, 2, 11, 97), "attention_mask": mask}
+    inputs = {"input_ids": tokens(seed, 2, 11, 43), "attention_mask": mask}
     if with_positions:
         inputs["position_ids"] = positions(mask)
     return [Call(inputs, {"use_cache": False})]
@@ -95,14 +95,14 @@ def left_padded(seed: int, with_positions: bool) -> list[Call]:
 
 def decode(seed: int, prefill: int = 5) -> list[Call]:
     """A prefill, then eight single tokens."""
-    ids = tokens(seed, 1, prefill + 8, 97)
+    ids = tokens(seed, 1, prefill + 8, 43)
     pieces = [ids[:, :prefill], *(ids[:, i : i + 1] for i in range(prefill, prefill + 8))]
     return [Call({"input_ids": piece}, {"use_cache": True}) for piece in pieces]
 
 
 def padded_decode(seed: int) -> list[Call]:
     """The same on two rows, the second left-padded by two; mask and positions grow as in `generate`."""
-    ids, mask = tokens(seed, 2, 13, 97), padding(13, 2)
+    ids, mask = tokens(seed, 2, 13, 43), padding(13, 2)
     every = positions(mask)
     calls = []
     for start, end in [(0, 5), *((i, i + 1) for i in range(5, 13))]:
@@ -175,15 +175,15 @@ def rope(limit: int, **parameters: Any) -> dict[str, Any]:
 
 
 def scaled(name: str, seed: int, config: dict[str, Any], note: str = "") -> ModelCase:
-    """A case with a scaled rope and 37 tokens."""
-    return case(name, seed, config, prompt(seed, length=37), observe=SCALING, note=note)
+    """A case with a scaled rope and 21 tokens."""
+    return case(name, seed, config, prompt(seed, length=21), observe=SCALING, note=note)
 
 
 SMALL_SMOLLM2: dict[str, Any] = SMOLLM2_135M | {
-    "hidden_size": 72,
-    "intermediate_size": 48,
+    "hidden_size": 36,
+    "intermediate_size": 24,
     "num_hidden_layers": 2,
-    "vocab_size": 97,
+    "vocab_size": 43,
 }
 """The published config.json of SmolLM2-135M-Instruct with its sizes cut down; heads stay 9 to 3."""
 
@@ -192,9 +192,9 @@ OLD_STYLE: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
     "hidden_act": "silu",
-    "hidden_size": 32,
+    "hidden_size": 16,
     "initializer_range": 0.02,
-    "intermediate_size": 56,
+    "intermediate_size": 28,
     "max_position_embeddings": 256,
     "model_type": "llama",
     "num_attention_heads": 2,
@@ -206,7 +206,7 @@ OLD_STYLE: dict[str, Any] = {
     "torch_dtype": "float32",
     "transformers_version": "4.31.0",
     "use_cache": True,
-    "vocab_size": 97,
+    "vocab_size": 43,
 }
 """A config.json as written in 2023: `type`, no theta, no key-value heads, no head size."""
 
@@ -218,22 +218,22 @@ def cases() -> list[ModelCase]:
         case(
             "bf16",
             12,
-            TINY,
+            TINY | {"head_dim": 8},
             prompt(12),
             dtype=torch.bfloat16,
             note="`noise` is measured in a free run; the rope frequencies stay f32, cos and sin are rounded to bf16.",
         ),
         case("cached-decode", 13, TINY, decode(13), observe=DECODING, carry=["past_key_values"]),
-        case("llama3-scaling", 14, llama3_scaling(), prompt(14, length=37), observe=SCALING),
+        case("llama3-scaling", 14, llama3_scaling(), prompt(14, length=21), observe=SCALING),
         case(
             "uneven-gqa",
             15,
             TINY
             | {
-                "hidden_size": 36,
+                "hidden_size": 18,
                 "num_attention_heads": 6,
                 "num_key_value_heads": 2,
-                "head_dim": 8,
+                "head_dim": 4,
                 "attention_bias": True,
                 "mlp_bias": True,
             },
@@ -244,7 +244,7 @@ def cases() -> list[ModelCase]:
             "linear-scaling",
             17,
             OLD_STYLE,
-            prompt(17, length=37),
+            prompt(17, length=21),
             observe=SCALING,
             published=True,
             note="config.json in the spelling of 2023: rope_scaling.type, defaults left out.",
@@ -253,7 +253,7 @@ def cases() -> list[ModelCase]:
             "dynamic-ntk",
             18,
             rope(16, rope_type="dynamic", factor=2.0),
-            note="37 tokens against 16 positions: the base grows with the length.",
+            note="21 tokens against 16 positions: the base grows with the length.",
         ),
         case(
             "dynamic-ntk-decode",
@@ -277,7 +277,7 @@ def cases() -> list[ModelCase]:
                 short_factor=[1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
                 long_factor=[1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0],
             ),
-            note="37 tokens against 16 original positions: the long factors apply.",
+            note="21 tokens against 16 original positions: the long factors apply.",
         ),
         case("batch2-left-padding", 22, TINY, left_padded(22, True), padded=PADDED),
         case("batch2-left-padding-default-positions", 23, TINY, left_padded(23, False), padded=PADDED),

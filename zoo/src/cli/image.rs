@@ -14,6 +14,9 @@ use framework::{
 use serde::{Deserialize, Serialize};
 use std::{iter::repeat_n, path::PathBuf, slice, str::FromStr};
 
+/// The option for the guidance away from the negative prompt, whatever the model.
+const TRUE_GUIDANCE: &str = "--true-guidance";
+
 /// What a picture is made from and what that takes. What is left out comes from the picture of `--from`, or else from the
 /// model.
 #[derive(Debug, Args)]
@@ -210,7 +213,7 @@ impl RequestArguments {
         let generator = compute.open().generator_at(&cache::locate(&model)?, false)?;
         let said = Remembered { compute, ..self.said(wishes, known, model, generator.capabilities())? };
         let request = self.request(&said, generator.as_ref(), wishes)?;
-        generator.capabilities().validate(&request).map_err(as_option)?;
+        generator.capabilities().validate(&request).map_err(|error| self.as_given(error, generator.capabilities()))?;
         let size = said.size.or(wishes.size.map(|size| size.of([request.width, request.height])));
         let said = Remembered { size: size.map(|size| fitting(size, &request)).transpose()?, ..said };
         Ok(Asked { generator, remembered: said.completed(&request), request })
@@ -234,7 +237,7 @@ impl RequestArguments {
             ("--steps", self.steps.is_some()),
             ("--sampler", self.sampler.is_some()),
             ("--guidance", self.guidance.is_some()),
-            ("--true-guidance", self.true_guidance.is_some()),
+            (TRUE_GUIDANCE, self.true_guidance.is_some()),
             ("--guidance-rule", self.guidance_rule.is_some()),
             ("--guidance-rescale", self.guidance_rescale.is_some()),
             ("--text-tokens", self.text_tokens.is_some()),
@@ -247,6 +250,21 @@ impl RequestArguments {
             ("--seed", subject.seed.is_some()),
         ];
         given.into_iter().find_map(|(option, given)| given.then_some(option))
+    }
+
+    /// The option that says how far a picture is led away from the negative prompt.
+    fn scale_option(&self, offers: &Capabilities) -> &'static str {
+        if offers.guidance.is_none() && self.guidance.is_some() { "--guidance" } else { TRUE_GUIDANCE }
+    }
+
+    /// An error about a value of the request, with the option that gave it.
+    fn as_given(&self, error: Error, offers: &Capabilities) -> Error {
+        match as_option(error) {
+            Error::Argument { name, problem } if name == TRUE_GUIDANCE => {
+                Error::argument(self.scale_option(offers), problem)
+            }
+            other => other,
+        }
     }
 
     /// What was said, or else what the picture of `--from` remembers as far as it is read.
@@ -302,7 +320,7 @@ impl RequestArguments {
             steps: said.steps.unwrap_or(usual.steps),
             sampler: sampler.unwrap_or(usual.sampler),
             guidance: said.guidance.or(usual.guidance),
-            true_guidance: said.true_guidance()?,
+            true_guidance: said.true_guidance(self.scale_option(generator.capabilities()))?,
             text_tokens: said.text_tokens.unwrap_or(usual.text_tokens),
             seed: said.seed.unwrap_or(0),
             batch: self.batch,
@@ -312,7 +330,7 @@ impl RequestArguments {
             memory: self.memory.map(gigabytes).transpose()?,
         };
         // The size is checked before a picture is resized to it.
-        generator.capabilities().validate(&request).map_err(as_option)?;
+        generator.capabilities().validate(&request).map_err(|error| self.as_given(error, generator.capabilities()))?;
         if let (Some(path), Some(strength)) = (&self.init, said.strength) {
             let picture = Picture::read(path)?.resized(width as u32, height as u32);
             let pixels = math::array(&picture.pixels, &[1, height, width, 3])?;
@@ -337,7 +355,8 @@ impl Remembered {
         }
     }
 
-    fn true_guidance(&self) -> Result<Guidance> {
+    /// The guidance away from the negative prompt, whose scale is that of the option `by`.
+    fn true_guidance(&self, by: &str) -> Result<Guidance> {
         let scale = self.true_guidance.unwrap_or(1.0);
         for (name, set) in [
             ("--negative", self.negative_prompt.is_some()),
@@ -345,7 +364,7 @@ impl Remembered {
             ("--guidance-rescale", self.guidance_rescale.is_some()),
         ] {
             if set && scale == 1.0 {
-                return Err(Error::argument(name, "it is read only where --true-guidance is not 1"));
+                return Err(Error::argument(name, format!("it is read only where {by} is not 1")));
             }
         }
         let rescale = self.guidance_rescale.map(|share| Rescale::Deviation { share });

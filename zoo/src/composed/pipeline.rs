@@ -9,15 +9,15 @@ use crate::{
     autoencoder_kl::AutoencoderKl,
     component::Component,
     image::{
-        Capabilities, Conditioning, Diffusion, Evaluation, ImageRequest, Plan, Planned, Prompts, Reading, Scheduler,
-        TextTokens, Tokens, Velocity, Watch, case::Call, patches,
+        Capabilities, Conditioning, Core, Diffusion, Evaluation, ImageRequest, Plan, Planned, Prompts, Reading,
+        TextTokens, Tokens, Velocity, Watch, case::Call,
     },
     registry::Pipeline,
     text::required_json,
 };
 use framework::{
     Array, Dtype, Result as Outcome, math, memory,
-    sample::{Condition, Method, Schedule},
+    sample::{Condition, Method},
     tap,
 };
 use mlx_rs::ops;
@@ -42,7 +42,7 @@ fn run(components: &Path, options: OpenOptions, arguments: &mut Arguments) -> Re
     let mut call = Call::take(arguments)?;
     let pipeline = ComposedPipeline::open(components, options, false)?;
     // What a guided request without a negative prompt is led away from.
-    let guided = call.request(pipeline.offers(), None).is_guided();
+    let guided = call.request(&pipeline.core.capabilities, None).is_guided();
     call.negative = call.negative.or(Some(vec![String::new()])).filter(|_| guided);
     let read = |texts: &[String], length| Ok([pipeline.tokenizer.read(texts, length)?]);
     call.run(&pipeline, None, read, arguments)
@@ -54,19 +54,13 @@ fn run(components: &Path, options: OpenOptions, arguments: &mut Arguments) -> Re
 /// `docs/composed.md` says what stands in the folder. A component is in memory while its part runs; kept, it stays for the
 /// next request.
 pub struct ComposedPipeline {
-    capabilities: Capabilities,
+    core: Core,
     transformer: Component<Composed>,
     text_encoder: Option<TextEncoder>,
-    vae: Component<AutoencoderKl>,
     tokenizer: Prompts,
-    scheduler: Scheduler,
     feed: Feed,
     /// Features of the text encoder's states.
     encoded: Option<i32>,
-    /// Features of a patch.
-    features: i32,
-    dtype: Dtype,
-    keep: bool,
 }
 
 /// What of `model_index.json` is read here.
@@ -155,19 +149,13 @@ impl ComposedPipeline {
         };
         let request = ImageRequest { prompts: vec![String::new()], ..capabilities.request() };
         capabilities.validate(&request).map_err(|error| error.about(&index))?;
-        let area = feed.patch.saturating_mul(feed.patch);
         let pipeline = Self {
-            capabilities,
+            core: Core::open(path, capabilities, (vae, &autoencoder), feed.patch, options, keep)?,
             transformer,
             text_encoder: encoder,
-            vae,
             tokenizer,
-            scheduler: Scheduler::open(&path.join("scheduler/scheduler_config.json"))?,
-            features: autoencoder.channels().saturating_mul(area),
             feed,
             encoded: described.map(|encoder| encoder.features),
-            dtype: options.dtype,
-            keep,
         };
         pipeline.check(&built, &request).map_err(misfit)?;
         Ok(pipeline)
@@ -176,7 +164,7 @@ impl ComposedPipeline {
     /// Refuses a transformer whose output is no velocity of its patches. Computes nothing.
     fn check(&self, model: &ComposedTransformer, request: &ImageRequest) -> Outcome<()> {
         let texts = self.no_texts(request)?;
-        let shape = self.noise(request, 1);
+        let shape = self.core.noise(request, 1);
         let x = ops::zeros_dtype(&shape, Dtype::Float32)?;
         let evaluation = Evaluation { x: &x, sigma: 1.0, condition: Condition::Towards, rows: 0..1 };
         let velocity = self.scene(model, request, &texts)?.velocity(&evaluation)?;
@@ -191,13 +179,8 @@ impl ComposedPipeline {
     fn no_texts(&self, request: &ImageRequest) -> Outcome<Encoded> {
         let read = Reading::of(request);
         let shape = [read.count(), request.text_tokens as i32];
-        let states = |features| ops::zeros_dtype(&[shape[0], shape[1], features], self.dtype);
+        let states = |features| ops::zeros_dtype(&[shape[0], shape[1], features], self.core.dtype);
         Ok(Encoded { tokens: blank(&shape)?, hidden: self.encoded.map(states).transpose()?, read })
-    }
-
-    /// Rows and columns of patches.
-    fn grid(&self, request: &ImageRequest) -> [i32; 2] {
-        [request.height, request.width].map(|pixels| pixels / self.capabilities.multiple.max(1))
     }
 }
 
@@ -214,30 +197,8 @@ impl Diffusion for ComposedPipeline {
     type Texts = Encoded;
     type Denoiser = Composed;
 
-    fn offers(&self) -> &Capabilities {
-        &self.capabilities
-    }
-
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn keeps(&self) -> bool {
-        self.keep
-    }
-
-    fn autoencoder(&self) -> &Component<AutoencoderKl> {
-        &self.vae
-    }
-
-    fn noise(&self, request: &ImageRequest, pictures: i32) -> Vec<i32> {
-        let [rows, columns] = self.grid(request);
-        vec![pictures, rows * columns, self.features]
-    }
-
-    fn schedule(&self, request: &ImageRequest) -> Result<Schedule<f64>> {
-        let [rows, columns] = self.grid(request);
-        self.scheduler.schedule((rows * columns) as usize, request.steps)
+    fn core(&self) -> &Core {
+        &self.core
     }
 
     fn text_parts(&self, request: &ImageRequest) -> Result<Vec<Planned>> {
@@ -250,7 +211,7 @@ impl Diffusion for ComposedPipeline {
 
     fn denoiser_part(&self, request: &ImageRequest) -> Result<Planned> {
         let pictures = request.at_once();
-        let x = ops::zeros_dtype(&self.noise(request, pictures), Dtype::Float32)?;
+        let x = ops::zeros_dtype(&self.core.noise(request, pictures), Dtype::Float32)?;
         let texts = self.no_texts(request)?;
         self.transformer.plan("denoise", |model| {
             let scene = self.scene(model, request, &texts)?;
@@ -271,7 +232,7 @@ impl Diffusion for ComposedPipeline {
         let hidden = self.text_encoder.as_ref().map(|encoder| {
             encoder.component.with(plan, watch, |model| {
                 let encode = |rows| encoder.states(model, &tokens, rows);
-                read.encode(request.at_once(), self.dtype, &encode, encoded)
+                read.encode(request.at_once(), self.core.dtype, &encode, encoded)
             })
         });
         Ok(Encoded { hidden: hidden.transpose()?, tokens, read })
@@ -283,7 +244,7 @@ impl Diffusion for ComposedPipeline {
 
     fn kept(&self) -> u64 {
         let encoder = self.text_encoder.as_ref().map_or(0, |encoder| encoder.component.kept());
-        self.transformer.kept() + encoder + self.vae.kept()
+        self.transformer.kept() + encoder + self.core.vae.kept()
     }
 
     fn denoiser(&self) -> &Component<Composed> {
@@ -296,16 +257,8 @@ impl Diffusion for ComposedPipeline {
         request: &ImageRequest,
         texts: &'a Encoded,
     ) -> Outcome<Box<dyn Velocity + 'a>> {
-        let places = self.feed.places(self.grid(request), request.text_tokens)?;
+        let places = self.feed.places(self.core.grid(request), request.text_tokens)?;
         Ok(Box::new(Scene { transformer, pipeline: self, texts, places }))
-    }
-
-    fn unpacked(&self, latents: &Array, request: &ImageRequest) -> Outcome<Array> {
-        patches::unpacked(latents, self.grid(request), self.feed.patch)
-    }
-
-    fn packed(&self, latents: &Array) -> Outcome<Array> {
-        patches::packed(latents, self.feed.patch)
     }
 }
 
@@ -325,7 +278,7 @@ impl Velocity for Scene<'_> {
         let texts = Texts { ids: of(ids)?, mask: of(mask)?, hidden: hidden.as_ref().map(of).transpose()? };
         let rows = evaluation.rows.len();
         let sigma = math::array(&vec![evaluation.sigma as f32; rows], &[rows as i32])?;
-        let x = evaluation.x.as_dtype(self.pipeline.dtype)?;
+        let x = evaluation.x.as_dtype(self.pipeline.core.dtype)?;
         let inputs = self.pipeline.feed.inputs(x, sigma, texts, &self.places);
         Ok(self.transformer.forward(&inputs)?.as_dtype(Dtype::Float32)?)
     }

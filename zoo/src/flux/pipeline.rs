@@ -7,17 +7,13 @@ use crate::{
     clip::{Clip, ClipText},
     component::Component,
     image::{
-        Capabilities, Diffusion, Evaluation, ImageRequest, Plan, Planned, Prompts, Reading, Scheduler, Tokens,
-        Velocity, Watch, patches,
+        Capabilities, Core, Diffusion, Evaluation, ImageRequest, Plan, Planned, Prompts, Reading, Tokens, Velocity,
+        Watch, patches,
     },
     published::published,
     t5::{T5, T5Encoder},
 };
-use framework::{
-    Angles, Array, Dtype, Positions, math, memory,
-    sample::{Condition, Schedule},
-    tap,
-};
+use framework::{Angles, Array, Dtype, Positions, math, memory, sample::Condition, tap};
 use mlx_rs::ops;
 use std::{
     ops::Range,
@@ -40,20 +36,14 @@ use std::{
 ///
 /// A component is in memory while its part runs; kept, it stays for the next request.
 pub struct FluxPipeline {
-    capabilities: Capabilities,
+    core: Core,
     transformer: Component<Flux>,
     text_encoder: Component<Clip>,
     text_encoder_2: Component<T5>,
-    vae: Component<AutoencoderKl>,
     tokenizer: Prompts,
     tokenizer_2: Prompts,
     /// Tokens of the short text encoder.
     short: usize,
-    scheduler: Scheduler,
-    /// Features of a packed latent.
-    channels: i32,
-    dtype: Dtype,
-    keep: bool,
 }
 
 /// Latents on a side of a packed one.
@@ -78,7 +68,6 @@ impl FluxPipeline {
         let (transformer, built) = Component::<Flux>::new(transformer_of(path), "transformer", options, keep)?;
         let vae = component_of(path, "vae", &["ae.safetensors"]);
         let (vae, autoencoder) = Component::<AutoencoderKl>::new(vae, "vae", options, keep)?;
-        let multiple = autoencoder.factor().saturating_mul(PATCH);
         let (text_encoder, clip) = Component::<Clip>::new(path.join("text_encoder"), "text_encoder", options, keep)?;
         let (text_encoder_2, t5) = Component::<T5>::new(path.join("text_encoder_2"), "text_encoder_2", options, keep)?;
         let [hidden, pooled] = built.text_widths();
@@ -94,25 +83,17 @@ impl FluxPipeline {
         }
         let tokenizer = Prompts::open(path.join("tokenizer"), clip.embeddings.tokens.rows())?;
         let short = tokenizer.longest()?.unwrap_or(usize::MAX).min(clip.embeddings.positions.rows() as usize);
+        let multiple = autoencoder.factor().saturating_mul(PATCH);
+        let capabilities = Capabilities { multiple, ..capabilities(built.is_guided())?.clone() };
         Ok(Self {
-            capabilities: Capabilities { multiple, ..capabilities(built.is_guided())?.clone() },
             transformer,
             text_encoder,
             text_encoder_2,
-            vae,
             tokenizer,
             tokenizer_2: Prompts::open(path.join("tokenizer_2"), t5.embed_tokens.rows())?,
             short,
-            scheduler: Scheduler::open(&path.join("scheduler/scheduler_config.json"))?,
-            channels: built.channels(),
-            dtype: options.dtype,
-            keep,
+            core: Core::open(path, capabilities, (vae, &autoencoder), PATCH, options, keep)?,
         })
-    }
-
-    /// Rows and columns of packed latents.
-    fn grid(&self, request: &ImageRequest) -> [i32; 2] {
-        [request.height, request.width].map(|pixels| pixels / self.capabilities.multiple.max(1))
     }
 
     /// The prompts for the short and for the long text encoder.
@@ -148,30 +129,8 @@ impl Diffusion for FluxPipeline {
     type Texts = Texts;
     type Denoiser = Flux;
 
-    fn offers(&self) -> &Capabilities {
-        &self.capabilities
-    }
-
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn keeps(&self) -> bool {
-        self.keep
-    }
-
-    fn autoencoder(&self) -> &Component<AutoencoderKl> {
-        &self.vae
-    }
-
-    fn noise(&self, request: &ImageRequest, pictures: i32) -> Vec<i32> {
-        let [rows, columns] = self.grid(request);
-        vec![pictures, rows * columns, self.channels]
-    }
-
-    fn schedule(&self, request: &ImageRequest) -> Result<Schedule<f64>> {
-        let [rows, columns] = self.grid(request);
-        self.scheduler.schedule((rows * columns) as usize, request.steps)
+    fn core(&self) -> &Core {
+        &self.core
     }
 
     fn text_parts(&self, request: &ImageRequest) -> Result<Vec<Planned>> {
@@ -185,12 +144,12 @@ impl Diffusion for FluxPipeline {
 
     fn denoiser_part(&self, request: &ImageRequest) -> Result<Planned> {
         let pictures = request.at_once();
-        let x = ops::zeros_dtype(&self.noise(request, pictures), Dtype::Float32)?;
+        let x = ops::zeros_dtype(&self.core.noise(request, pictures), Dtype::Float32)?;
         self.transformer.plan("denoise", |model| {
             let [hidden, pooled] = model.text_widths();
             let read = Reading::of(request);
             let count = read.count();
-            let zeros = |shape: &[i32]| ops::zeros_dtype(shape, self.dtype);
+            let zeros = |shape: &[i32]| ops::zeros_dtype(shape, self.core.dtype);
             let hidden = zeros(&[count, request.text_tokens as i32, hidden])?;
             let texts = Texts { hidden, pooled: zeros(&[count, pooled])?, read };
             let scene = self.scene(model, request, &texts)?;
@@ -212,7 +171,7 @@ impl Diffusion for FluxPipeline {
         let long = tap::named("tokenizer_2", long).ids;
         let some = |ids: &Array, rows: Range<i32>| math::slice(ids, 0, rows.start, rows.end);
         let mut each = |encode: &dyn Fn(Range<i32>) -> framework::Result<Array>| {
-            read.encode(request.at_once(), self.dtype, encode, encoded)
+            read.encode(request.at_once(), self.core.dtype, encode, encoded)
         };
         let pooled = |model: &ClipText| each(&|rows| Ok(model.forward(&some(&short, rows)?, None)?.pooled));
         let pooled = self.text_encoder.with(plan, watch, pooled)?;
@@ -226,7 +185,7 @@ impl Diffusion for FluxPipeline {
     }
 
     fn kept(&self) -> u64 {
-        self.transformer.kept() + self.text_encoder.kept() + self.text_encoder_2.kept() + self.vae.kept()
+        self.transformer.kept() + self.text_encoder.kept() + self.text_encoder_2.kept() + self.core.vae.kept()
     }
 
     fn denoiser(&self) -> &Component<Flux> {
@@ -239,7 +198,7 @@ impl Diffusion for FluxPipeline {
         request: &ImageRequest,
         texts: &'a Texts,
     ) -> framework::Result<Box<dyn Velocity + 'a>> {
-        let grid @ [rows, columns] = self.grid(request);
+        let grid @ [rows, columns] = self.core.grid(request);
         let (text, image) = (request.text_tokens, (rows * columns) as usize);
         Ok(Box::new(Scene {
             transformer,
@@ -247,16 +206,8 @@ impl Diffusion for FluxPipeline {
             guidance: request.guidance,
             text_angles: transformer.angles(&Positions::new(vec![0.0; 3 * text], 3, 1, text)?)?,
             image_angles: transformer.angles(&Positions::new(patches::places(3, grid), 3, 1, image)?)?,
-            dtype: self.dtype,
+            dtype: self.core.dtype,
         }))
-    }
-
-    fn unpacked(&self, latents: &Array, request: &ImageRequest) -> framework::Result<Array> {
-        patches::unpacked(latents, self.grid(request), PATCH)
-    }
-
-    fn packed(&self, latents: &Array) -> framework::Result<Array> {
-        patches::packed(latents, PATCH)
     }
 }
 
@@ -313,7 +264,7 @@ mod tests {
         let config = json!({
             "_class_name": "FluxTransformer2DModel", "patch_size": 1, "in_channels": 16, "out_channels": null,
             "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 32, "num_attention_heads": 2,
-            "joint_attention_dim": 24, "pooled_projection_dim": 20, "guidance_embeds": true,
+            "joint_attention_dim": 12, "pooled_projection_dim": 4, "guidance_embeds": true,
             "axes_dims_rope": [4, 14, 14],
         });
         let parsed = serde_json::from_value(config.clone()).unwrap();
@@ -328,8 +279,13 @@ mod tests {
         let picture = || {
             let options = OpenOptions { dtype: Dtype::Float32, packed: Packed::Keep };
             let pipeline = FluxPipeline::open(folder.path(), options, false).unwrap();
-            let request =
-                ImageRequest { width: 32, height: 32, text_tokens: 20, steps: 2, ..pipeline.offers().request() };
+            let request = ImageRequest {
+                width: 32,
+                height: 32,
+                text_tokens: 20,
+                steps: 2,
+                ..pipeline.core().capabilities.request()
+            };
             let request = ImageRequest { prompts: vec!["a".into()], ..request };
             pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap()
         };

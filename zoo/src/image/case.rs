@@ -103,7 +103,7 @@ impl Call {
         read: impl Fn(&[String], usize) -> Result<[Tokens; N]>,
         arguments: &mut Arguments,
     ) -> Result<Outputs> {
-        let request = self.request(pipeline.offers(), init);
+        let request = self.request(&pipeline.core().capabilities, init);
         let mut outputs = Outputs::new();
         for (prefix, texts) in [("", Some(&self.prompts)), ("negative_", self.negative.as_ref())] {
             if let Some(texts) = texts {
@@ -111,7 +111,7 @@ impl Call {
             }
         }
         let latents = arguments.take("latents")?;
-        let mut schedule = pipeline.schedule(&request)?;
+        let mut schedule = pipeline.core().schedule(&request)?;
         if let Some(init) = &request.init {
             schedule = schedule.with_strength(init.strength)?;
         }
@@ -128,7 +128,7 @@ impl Call {
             ControlFlow::Continue(())
         })?;
         for (step, latents) in steps.iter().enumerate() {
-            outputs.push((format!("latents.{step}"), latents.as_dtype(pipeline.dtype())?));
+            outputs.push((format!("latents.{step}"), latents.as_dtype(pipeline.core().dtype)?));
         }
         let pictures = match self.output_type {
             OutputType::Pt => pictures.transpose_axes(&[0, 3, 1, 2])?,

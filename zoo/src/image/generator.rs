@@ -1,13 +1,13 @@
 //! How images are made, once for all families: check, plan, encode, denoise, decode.
 
 use super::{
-    Capabilities, ImageEvent, ImageRequest, InitImage, Observer, Plan, Planned, Projection, Stage, Watch,
+    Capabilities, Core, ImageEvent, ImageRequest, InitImage, Observer, Plan, Planned, Projection, Stage, Watch,
     preview::{self, bytes},
 };
-use crate::{Error, Family, Result, autoencoder_kl::AutoencoderKl, component::Component, doctor, error::finite};
+use crate::{Error, Family, Result, component::Component, doctor, error::finite};
 use framework::{
     Array, Dtype, math, memory,
-    sample::{Condition, Guide, Noising, Prediction, Rng, Schedule, Seeded},
+    sample::{Condition, Guide, Noising, Prediction, Rng, Seeded},
     vae::{Gaussian, KlVae, Told},
 };
 use mlx_rs::ops;
@@ -46,18 +46,8 @@ pub trait Diffusion: Send {
     /// The family of the denoiser.
     type Denoiser: Family;
 
-    /// What may be asked of it.
-    fn offers(&self) -> &Capabilities;
-    /// What it computes in.
-    fn dtype(&self) -> Dtype;
-    /// Whether components stay in memory when their part is done.
-    fn keeps(&self) -> bool;
-    /// The autoencoder of its latents.
-    fn autoencoder(&self) -> &Component<AutoencoderKl>;
-    /// The shape of the noise of so many pictures.
-    fn noise(&self, request: &ImageRequest, pictures: i32) -> Vec<i32>;
-    /// The noise levels.
-    fn schedule(&self, request: &ImageRequest) -> Result<Schedule<f64>>;
+    /// What it has beside its texts and its denoiser.
+    fn core(&self) -> &Core;
     /// What encoding as many texts as there are pictures at once takes.
     fn text_parts(&self, request: &ImageRequest) -> Result<Vec<Planned>>;
     /// What denoising as many pictures takes.
@@ -83,10 +73,6 @@ pub trait Diffusion: Send {
         request: &ImageRequest,
         texts: &'a Self::Texts,
     ) -> framework::Result<Box<dyn Velocity + 'a>>;
-    /// The model's latents → the autoencoder's, normalised, `[B, h, w, C]`.
-    fn unpacked(&self, latents: &Array, request: &ImageRequest) -> framework::Result<Array>;
-    /// The autoencoder's latents, normalised, `[B, h, w, C]` → the model's.
-    fn packed(&self, latents: &Array) -> framework::Result<Array>;
 }
 
 /// One evaluation of the denoiser.
@@ -109,17 +95,18 @@ pub trait Velocity {
 
 impl<D: Diffusion> Generator for D {
     fn capabilities(&self) -> &Capabilities {
-        self.offers()
+        &self.core().capabilities
     }
 
     fn plan(&self, request: &ImageRequest) -> Result<Plan> {
-        self.offers().validate(request)?;
-        let schedule = self.schedule(request)?;
+        let core = self.core();
+        core.capabilities.validate(request)?;
+        let schedule = core.schedule(request)?;
         if let Some(init) = &request.init {
             schedule.with_strength(init.strength)?;
         }
-        let (pictures, dtype, vae) = (request.at_once(), self.dtype(), self.autoencoder());
-        let z = self.unpacked(&zeros(&self.noise(request, pictures), dtype)?, request)?;
+        let (pictures, dtype, vae) = (request.at_once(), core.dtype, &core.vae);
+        let z = core.unpacked(&zeros(&core.noise(request, pictures), dtype)?, request)?;
         let mut parts = Vec::new();
         if request.previews {
             parts.push(vae.plan("preview", |vae| {
@@ -146,7 +133,7 @@ impl<D: Diffusion> Generator for D {
         let pixels = request.prompts.len() as u64 * request.width as u64 * request.height as u64 * 3;
         decode.working = decode.working.saturating_add(pixels * (4 + 1));
         parts.push(decode);
-        Ok(Plan { parts, kept: self.keeps() })
+        Ok(Plan { parts, kept: core.keep })
     }
 
     fn generate(&self, request: &ImageRequest, observer: &mut Observer<'_>) -> Result<Array> {
@@ -200,11 +187,11 @@ struct Run<'a, D> {
 
 impl<D: Diffusion> Run<'_, D> {
     fn with_vae<T>(&self, run: impl FnOnce(&KlVae) -> Result<T>) -> Result<T> {
-        self.model.autoencoder().with(self.plan, self.watch, run)
+        self.model.core().vae.with(self.plan, self.watch, run)
     }
 
     fn projection(&self) -> Result<Projection> {
-        self.with_vae(|vae| Projection::of(vae, self.model.dtype()))
+        self.with_vae(|vae| Projection::of(vae, self.model.core().dtype))
     }
 
     /// The pictures to begin from as the model's latents, in f32.
@@ -217,7 +204,8 @@ impl<D: Diffusion> Run<'_, D> {
             for &first in &firsts {
                 let rows = first..count.min(first + at_once);
                 let pixels = of_rows(&init.pixels, &rows)?.as_dtype(Dtype::Float32)?;
-                let image = math::offset(&math::scaled(&pixels, 2.0 / 255.0)?, -1.0)?.as_dtype(self.model.dtype())?;
+                let image =
+                    math::offset(&math::scaled(&pixels, 2.0 / 255.0)?, -1.0)?.as_dtype(self.model.core().dtype)?;
                 let mut tell = self.telling(Stage::Begin, begun.len(), firsts.len());
                 let parameters = match self.request.tile {
                     Some(tile) => vae.encode_tiled(&image, tile, &mut tell)?,
@@ -228,7 +216,7 @@ impl<D: Diffusion> Run<'_, D> {
                     Some(noise) => gaussian.sample(&of_rows(noise, &rows)?)?,
                     None => gaussian.mode(),
                 };
-                let x = self.model.packed(&vae.latents.normalise(&z)?.as_dtype(Dtype::Float32)?)?;
+                let x = self.model.core().packed(&vae.latents.normalise(&z)?.as_dtype(Dtype::Float32)?)?;
                 finite(&x, "encoding the picture")?;
                 begun.push(x);
             }
@@ -255,7 +243,7 @@ impl<D: Diffusion> Run<'_, D> {
         projection: Option<&Projection>,
     ) -> Result<Vec<Array>> {
         let &Self { model, request, plan, watch } = self;
-        let mut schedule = model.schedule(request)?;
+        let mut schedule = model.core().schedule(request)?;
         if let Some((_, strength)) = begin {
             schedule = schedule.with_strength(*strength)?;
         }
@@ -269,7 +257,7 @@ impl<D: Diffusion> Run<'_, D> {
                 let rows = first..first + *pictures;
                 first = rows.end;
                 let first = rows.start as usize;
-                let mut x = rng.normal(&model.noise(request, *pictures), Dtype::Float32)?;
+                let mut x = rng.normal(&model.core().noise(request, *pictures), Dtype::Float32)?;
                 if let Some((latents, _)) = begin {
                     let level = schedule.sigmas().first().copied().unwrap_or(1.0);
                     x = Noising::Flow.noised(&of_rows(latents, &rows)?, &x, level)?;
@@ -297,7 +285,7 @@ impl<D: Diffusion> Run<'_, D> {
                     finite(&x, "denoising")?;
                     watch.tell(ImageEvent::Latents { first, step: step + 1, latents: &x })?;
                     if let (Some(projection), Some(clean)) = (projection, clean) {
-                        let preview = projection.apply(&model.unpacked(&clean, request)?)?;
+                        let preview = projection.apply(&model.core().unpacked(&clean, request)?)?;
                         watch.tell(ImageEvent::Preview { first, pixels: &preview })?;
                     }
                     watch.progress(Stage::Denoise, (finished.len() * steps + step + 1) as u64, total)?;
@@ -315,7 +303,7 @@ impl<D: Diffusion> Run<'_, D> {
         self.with_vae(|vae| {
             let mut images = Vec::with_capacity(batches);
             for latents in latents {
-                let latents = self.model.unpacked(latents, self.request)?.as_dtype(self.model.dtype())?;
+                let latents = self.model.core().unpacked(latents, self.request)?.as_dtype(self.model.core().dtype)?;
                 let z = vae.latents.denormalise(&latents)?;
                 let mut tell = self.telling(Stage::Decode, images.len(), batches);
                 let image = match self.request.tile {

@@ -2,6 +2,7 @@
 
 mod capabilities;
 pub(crate) mod case;
+mod core;
 mod generator;
 pub(crate) mod patches;
 mod plan;
@@ -13,6 +14,7 @@ mod scheduler;
 mod watch;
 
 pub use capabilities::{Capabilities, Conditioning, TextTokens};
+pub use core::Core;
 pub use generator::{Diffusion, Evaluation, Generator, Velocity};
 pub use plan::{Plan, Planned};
 pub use preview::Projection;

@@ -144,7 +144,7 @@ fn tensors() -> Vec<Case> {
         "Several faults at once", "zoo complete hello --model DIR/snapshot", |world| world.tensors(|tensors| {
             let gate = tensors.remove("model.layers.0.mlp.gate_proj.weight").unwrap();
             tensors.insert("model.layers.0.mlp.gate_porj.weight".into(), gate);
-            tensors.get_mut("model.norm.weight").unwrap().0.shape = vec![1, 32];
+            tensors.get_mut("model.norm.weight").unwrap().0.shape = vec![1, 16];
             tensors.insert("lm_head.bias".into(), tensors["model.norm.weight"].clone());
         });
         "A layer more than the config says", "zoo inspect DIR/snapshot", |world| world.config("num_hidden_layers", json!(2));
@@ -213,7 +213,7 @@ fn tokenizers() -> Vec<Case> {
             world.edit("snapshot/tokenizer.json", |tokenizer| tokenizer["model"]["type"] = "Telepathy".into());
         };
         "A tokenizer with more tokens than the model", "zoo complete 'hello beyond' --model DIR/snapshot", |world| {
-            world.edit("snapshot/tokenizer.json", |tokenizer| tokenizer["model"]["vocab"]["beyond"] = 97.into());
+            world.edit("snapshot/tokenizer.json", |tokenizer| tokenizer["model"]["vocab"]["beyond"] = 43.into());
         };
         "An end of text that is no id", "zoo complete hello --model DIR/snapshot", |world| world.config("eos_token_id", json!("</s>"));
         "A chat with a model without a chat template", "zoo chat hello --model DIR/snapshot", |world| {
@@ -437,6 +437,7 @@ fn pictures() -> Vec<Case> {
         "A size that is too large for so many pictures", "zoo generate heart --model DIR/flux --count 9 --size 16384", flux;
         "Two guidances that are one", "zoo generate heart --model DIR/pocket --guidance 2 --true-guidance 3", |world| world.with_pocket();
         "A guidance below 0 of a model that is guided by its negative prompt", "zoo generate heart --model DIR/pocket --guidance -1", |world| world.with_pocket();
+        "A negative prompt without guidance by it", "zoo generate heart --model DIR/pocket --guidance 1 --negative stone", |world| world.with_pocket();
         "A picture in a folder that is not there", "zoo generate heart --model DIR/flux --out DIR/none/heart.png", flux;
         "Prompts that are not there", "zoo generate --prompts DIR/none.txt --model DIR/flux", flux;
         "No prompts", "zoo generate --prompts DIR/question --model DIR/flux", |world| {
@@ -680,7 +681,7 @@ fn choices() -> Vec<Case> {
         "A bias of what is no token", "zoo complete hello --logit-bias hello=1 --model DIR/none", fine;
         "A bias that is no number", "zoo complete hello --logit-bias 17=much --model DIR/none", fine;
         "A bias without end", "zoo complete hello --logit-bias 17=inf --model DIR/none", fine;
-        "A bias of a token that the model does not have", "zoo complete hello --logit-bias 97=1 --model DIR/snapshot", fine;
+        "A bias of a token that the model does not have", "zoo complete hello --logit-bias 43=1 --model DIR/snapshot", fine;
         "Keys and values in 3 bits", "zoo complete hello --kv-bits 3 --model DIR/none", fine;
         "Keys and values in fewer than 0 bits", "zoo complete hello --kv-bits -4 --model DIR/none", fine;
         "Heads that cannot be packed", "zoo complete hello --kv-bits 8 --model DIR/snapshot", fine;

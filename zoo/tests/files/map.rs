@@ -25,7 +25,7 @@ fn foreign() -> TempDir {
     for name in file.header().tensors.keys() {
         let (info, mut bytes) = file.read(name).unwrap();
         if ["q_proj", "k_proj"].iter().any(|part| name.contains(part)) {
-            bytes = interleaved(&bytes, 4 * info.shape[1], 8);
+            bytes = interleaved(&bytes, 4 * info.shape[1], 4);
         }
         let renamed = [
             ("model.embed_tokens", "tok_embeddings"),

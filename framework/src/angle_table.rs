@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn nothing_is_kept_where_frequencies_change() {
         let scaling = serde_json::from_str::<Scaling>(
-            r#"{"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 100}"#,
+            r#"{"rope_type": "dynamic", "factor": 2.0, "max_position_embeddings": 100.0}"#,
         );
         let rope = Rope { scaling: scaling.unwrap(), ..Rope::new(8, 1e4, Layout::HalfSplit) };
         check(&rope, &[(0, 3), (3, 1), (98, 1), (99, 1), (100, 1), (101, 1), (400, 1), (401, 1), (2, 1)]);

@@ -12,6 +12,6 @@ export ZOO=${ZOO:-$PWD/../target/release/zoo}
 mkdir -p executed
 for notebook in compose inside; do
     start=$SECONDS
-    .venv/bin/jupyter-execute --timeout=600 --output="executed/$notebook" "$notebook.ipynb"
+    .venv/bin/jupyter-execute --timeout=1800 --output="executed/$notebook" "$notebook.ipynb"
     echo "notebooks/executed/$notebook.ipynb: $((SECONDS - start)) s"
 done

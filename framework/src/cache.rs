@@ -9,6 +9,9 @@ use mlx_rs::{
 /// How many tokens a growing cache makes room for at a time.
 const STEP: i32 = 256;
 
+/// The axis of tokens in a buffer.
+const TOKENS: i32 = 2;
+
 /// How many features of a packed key or value share a scale, where the head is a multiple of it; else the smaller one.
 const GROUPS: [i32; 2] = [64, 32];
 
@@ -19,9 +22,12 @@ const GROUPS: [i32; 2] = [64, 32];
 /// amount on average and the order of time is never lost.
 ///
 /// Either may be [packed](Self::packed): a token is quantised when it is added, and what a call sees is unpacked for it.
+///
+/// Buffers have their heads in front, because one head's tokens are read together, and kernels of attention know caches
+/// by it.
 #[derive(Clone, Debug, Default)]
 pub struct KvCache {
-    /// Keys and values, each in the arrays that its form has.
+    /// Keys and values, each in the arrays that its form has, `[B, Hkv, room, …]`.
     buffers: Option<[Vec<Array>; 2]>,
     form: Form,
     start: i32,
@@ -122,11 +128,11 @@ impl KvCache {
         if let Some(window) = self.window {
             self.start = self.start.max(self.end - (window - 1));
         }
-        let new = [self.form.store(keys)?, self.form.store(values)?];
+        let new = [self.form.store(&keys)?, self.form.store(&values)?];
         self.make_room(&new, length)?;
         let (start, end) = (self.end, self.end + length);
         for (old, new) in self.buffers.iter_mut().flatten().flatten().zip(new.into_iter().flatten()) {
-            old.try_index_mut((.., start..end), new)?;
+            old.try_index_mut((.., .., start..end), new)?;
         }
         self.end = end;
         self.seen += length;
@@ -138,8 +144,8 @@ impl KvCache {
         let [keys, values] =
             self.buffers.as_ref().ok_or_else(|| Error::argument("state", "nothing has been added to it"))?;
         let some = |parts: &[Array]| {
-            let parts = parts.iter().map(|part| math::slice(part, 1, start, end)).collect::<Result<Vec<_>>>()?;
-            self.form.restore(&parts)
+            let parts = parts.iter().map(|part| math::slice(part, TOKENS, start, end)).collect::<Result<Vec<_>>>()?;
+            swapped(&self.form.restore(&parts)?)
         };
         Ok((some(keys)?, some(values)?))
     }
@@ -147,7 +153,10 @@ impl KvCache {
     /// Lets `length` tokens fit behind `end`: grows, or moves what is still seen to the front.
     fn make_room(&mut self, like: &[Vec<Array>; 2], length: i32) -> Result<()> {
         let capacity = match self.arrays().next() {
-            Some(part) => math::shape::<4>(part)?[1],
+            Some(part) => {
+                let [_, _, room, _] = math::shape(part)?;
+                room
+            }
             None => 0,
         };
         if self.end + length <= capacity {
@@ -163,12 +172,12 @@ impl KvCache {
         let renew = |old: Vec<Array>, like: &[Array]| -> Result<Vec<Array>> {
             let mut old = old.into_iter();
             let renewed = like.iter().map(|like| {
-                let [batch, _, heads, dim] = math::shape(like)?;
-                let room = |length: i32| ops::zeros_dtype(&[batch, length, heads, dim], like.dtype());
+                let [batch, heads, _, dim] = math::shape(like)?;
+                let room = |length: i32| ops::zeros_dtype(&[batch, heads, length, dim], like.dtype());
                 match old.next() {
                     Some(old) if held > 0 => {
-                        let kept = math::slice(&old, 1, start, end)?;
-                        Ok(ops::concatenate(&[kept, room(wanted - held)?], 1)?)
+                        let kept = math::slice(&old, TOKENS, start, end)?;
+                        Ok(ops::concatenate(&[kept, room(wanted - held)?], TOKENS)?)
                     }
                     _ => Ok(room(wanted)?),
                 }
@@ -192,15 +201,15 @@ enum Form {
 }
 
 impl Form {
-    /// `[B, L, Hkv, D]` → the arrays that are stored, `[B, L, Hkv, …]` each.
-    fn store(self, x: Array) -> Result<Vec<Array>> {
-        let Self::Packed { bits } = self else { return Ok(vec![x]) };
-        let [_, _, _, dim] = math::shape(&x)?;
-        let (words, scales, biases) = ops::quantize(&x, group(dim)?, bits)?;
-        Ok(vec![words, scales, biases])
+    /// `[B, L, Hkv, D]` → the arrays that are stored, `[B, Hkv, L, …]` each.
+    fn store(self, x: &Array) -> Result<Vec<Array>> {
+        let Self::Packed { bits } = self else { return Ok(vec![swapped(x)?]) };
+        let [_, _, _, dim] = math::shape(x)?;
+        let (words, scales, biases) = ops::quantize(x, group(dim)?, bits)?;
+        [words, scales, biases].iter().map(swapped).collect()
     }
 
-    /// The way back, up to the rounding.
+    /// The way back to `[B, Hkv, L, D]`, up to the rounding.
     fn restore(self, parts: &[Array]) -> Result<Array> {
         match (self, parts) {
             (Self::Dense, [x]) => Ok(x.clone()),
@@ -211,6 +220,11 @@ impl Form {
             _ => Err(Error::argument("state", "its buffers are of another form")),
         }
     }
+}
+
+/// With tokens and heads in each other's place.
+fn swapped(x: &Array) -> Result<Array> {
+    Ok(x.swap_axes(1, 2)?)
 }
 
 /// How many features of a head share a scale.

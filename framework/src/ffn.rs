@@ -1,6 +1,6 @@
 //! Feed-forward networks.
 
-use crate::{Init, Linear, Module, Moe, Result, call, math};
+use crate::{Init, Linear, Module, Moe, Result, call, fused::fused, math};
 use mlx_rs::Array;
 use serde::Deserialize;
 
@@ -33,6 +33,15 @@ pub enum Activation {
 impl Activation {
     /// Applies it to every element.
     pub fn forward(self, x: &Array) -> Result<Array> {
+        fused(self as u32, move |[x]| self.of(x), [x])
+    }
+
+    /// `a(gate) ∘ x`, in the dtype of `gate`.
+    pub fn gated(self, gate: &Array, x: &Array) -> Result<Array> {
+        fused(self as u32, move |[gate, x]| math::multiply(&self.of(gate)?, x), [gate, x])
+    }
+
+    fn of(self, x: &Array) -> Result<Array> {
         match self {
             Self::Silu => math::silu(x),
             Self::Gelu => math::gelu(x),
@@ -94,8 +103,8 @@ impl Glu {
 
 impl Ffn for Glu {
     fn forward(&self, x: &Array) -> Result<Array> {
-        let gate = self.activation.forward(&call!(self.gate.forward(x))?)?;
-        let hidden = math::multiply(&gate, &call!(self.up.forward(x))?)?;
+        let gate = call!(self.gate.forward(x))?;
+        let hidden = self.activation.gated(&gate, &call!(self.up.forward(x))?)?;
         call!(self.down.forward(&hidden))
     }
 }

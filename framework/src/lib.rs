@@ -20,15 +20,18 @@
     )
 )]
 
+mod angle_table;
 mod attention;
 mod block;
 mod cache;
+mod closure;
 mod conv;
 mod cross;
 mod draft;
 mod embedding;
 mod error;
 mod ffn;
+mod fused;
 mod joint;
 mod linear;
 mod mask;
@@ -56,6 +59,7 @@ pub mod train;
 pub mod vae;
 pub mod weights;
 
+pub use angle_table::AngleTable;
 pub use attention::{At, Attention, Context, Heads, Qkv, Score, attend};
 pub use block::Block;
 pub use cache::KvCache;

@@ -19,7 +19,7 @@ pub fn weights(model: &dyn Module) -> u64 {
 /// `run` builds its graph and evaluates nothing. What the innermost repeated part (a block of a list) observes of itself
 /// counts, two and a half times, because as much again passes unobserved between the layers, and the next layer begins
 /// before the last one's memory is free; the part that needs most gives the estimate. On a CPU a convolution also copies
-/// its windows. Scores of attention count where no fused kernel spares them.
+/// its windows. Scores of attention count where no fused kernel spares them, and packed matrices where they are unpacked.
 ///
 /// ```
 /// use framework::{Activation, Array, Ffn, Init, Mlp, memory};
@@ -36,10 +36,14 @@ pub fn working<T>(model: &dyn Module, run: impl FnOnce() -> Result<T>) -> Result
     let params = params(model);
     let on_cpu = is_on_cpu()?;
     let mut parts: BTreeMap<String, u64> = BTreeMap::new();
-    let (mut scratch, mut scores) = (0, 0);
+    let (mut scratch, mut held) = (0, 0);
     let mut sink = |path: &str, x: &Array| {
         if let Some((_, question)) = path.rsplit_once('?') {
-            scores = scores.max(if question == "scores" { bytes(x) } else { 0 });
+            held = held.max(match question {
+                "scores" => bytes(x).saturating_mul(5) / 4,
+                "unpacked" => bytes(x).saturating_mul(2),
+                _ => 0,
+            });
             return None;
         }
         *parts.entry(innermost(path).to_owned()).or_default() += bytes(x);
@@ -50,7 +54,7 @@ pub fn working<T>(model: &dyn Module, run: impl FnOnce() -> Result<T>) -> Result
     };
     tap::answering(&mut sink, run)?;
     let observed = parts.into_values().max().unwrap_or(0).saturating_add(scratch);
-    Ok((observed.saturating_mul(5) / 2).saturating_add(scores.saturating_mul(5) / 4))
+    Ok((observed.saturating_mul(5) / 2).saturating_add(held))
 }
 
 /// The path up to its last number, without what tells several results apart: the innermost part of a list.

@@ -1,6 +1,6 @@
 //! Modulation: how a condition (the time step, a pooled prompt) acts on a block.
 
-use crate::{AnyNorm, At, Error, Init, LayerNorm, Linear, Module, Norm, Param, Result, call, math};
+use crate::{AnyNorm, At, Error, Init, LayerNorm, Linear, Module, Norm, Param, Result, call, fused::fused, math};
 use mlx_rs::{Array, ops};
 
 /// The condition that a call lends to modulated blocks.
@@ -54,20 +54,23 @@ pub struct Mod {
 impl Mod {
     /// `x · (1 + scale) + shift`, before the sublayer.
     pub fn before(&self, x: Array) -> Result<Array> {
-        let x = match &self.scale {
-            Some(scale) => math::multiply(&x, &math::offset(scale, 1.0)?)?,
-            None => x,
-        };
-        match &self.shift {
-            Some(shift) => math::add(&x, shift),
-            None => Ok(x),
+        let stretch = |x: &Array, scale: &Array| math::multiply(x, &math::offset(scale, 1.0)?);
+        match (&self.scale, &self.shift) {
+            (Some(scale), Some(shift)) => {
+                fused(0, move |[x, scale, shift]| math::add(&stretch(x, scale)?, shift), [&x, scale, shift])
+            }
+            (Some(scale), None) => fused(0, move |[x, scale]| stretch(x, scale), [&x, scale]),
+            (None, Some(shift)) => math::add(&x, shift),
+            (None, None) => Ok(x),
         }
     }
 
     /// `residual + gate · y`, after it.
     pub fn after(&self, residual: &Array, y: &Array) -> Result<Array> {
         match &self.gate {
-            Some(gate) => math::add(residual, &math::multiply(y, gate)?),
+            Some(gate) => {
+                fused(0, |[residual, gate, y]| math::add(residual, &math::multiply(y, gate)?), [residual, gate, y])
+            }
             None => math::add(residual, y),
         }
     }

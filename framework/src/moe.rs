@@ -131,8 +131,8 @@ impl Experts {
 
     /// Rows `[R, D]`, each through the expert of its route → `[R, D]`.
     fn each(&self, x: &Array, route: &Route) -> Result<Array> {
-        let gate = self.activation.forward(&call!(self.gate.forward(x, route))?)?;
-        let hidden = math::multiply(&gate, &call!(self.up.forward(x, route))?)?;
+        let gate = call!(self.gate.forward(x, route))?;
+        let hidden = self.activation.gated(&gate, &call!(self.up.forward(x, route))?)?;
         call!(self.down.forward(&hidden, route))
     }
 }

@@ -1,9 +1,9 @@
 //! Rotary position embedding in every layout and scaling.
 
-use crate::{At, Error, Module, Result, math};
-use mlx_rs::{Array, ops};
+use crate::{At, Error, Module, Result, fused::fused, math};
+use mlx_rs::{Array, ops, transforms};
 use serde::Deserialize;
-use std::f64::consts::PI;
+use std::{f64::consts::PI, ops::Range};
 
 /// The role of a position encoding inside attention.
 pub trait Position: Module {
@@ -19,6 +19,16 @@ pub enum Layout {
     Interleaved,
     /// (0, D/2), (1, D/2 + 1), …: GPT-NeoX's, Llama's as Hugging Face stores it.
     HalfSplit,
+}
+
+impl Layout {
+    /// The axis of the two features of a pair, from behind, where a head's features are pairs.
+    fn axis(self) -> i32 {
+        match self {
+            Self::Interleaved => -1,
+            Self::HalfSplit => -2,
+        }
+    }
 }
 
 /// How several position axes share the pairs of a head.
@@ -198,6 +208,14 @@ impl Positions {
         Self::new(values, 1, rows.len(), length)
     }
 
+    /// The range, if each row and axis has consecutive positions, the same ones.
+    pub(crate) fn as_range(&self) -> Option<Range<i32>> {
+        let first = self.values.first().filter(|_| self.axes == 1 && self.batch == 1)?;
+        let consecutive = self.values.iter().zip(0..).all(|(&value, place)| value == first + f64::from(place));
+        let start = *first as i32;
+        consecutive.then(|| start..start.saturating_add(self.length as i32))
+    }
+
     fn furthest(&self) -> f64 {
         self.values.iter().copied().fold(0.0, f64::max)
     }
@@ -212,18 +230,36 @@ impl Positions {
     }
 }
 
-/// Cosines and sines of one call: `[B or 1, L, 1, pairs]`, f32.
+/// What the features of one call are turned by, f32: each pair `(a, b)` becomes `a · of_first + b · of_second`. Both are
+/// `[B or 1, L, 1, 2, pairs]`, or `[B or 1, L, 1, pairs, 2]` where pairs are interleaved.
 #[derive(Clone, Debug)]
 pub struct Angles {
-    cos: Array,
-    sin: Array,
+    /// Cosine, sine.
+    pub(crate) of_first: Array,
+    /// Minus sine, cosine.
+    pub(crate) of_second: Array,
 }
 
 impl Angles {
     /// The tables of these tokens followed by those of others.
     pub fn then(&self, others: &Self) -> Result<Self> {
         let join = |a: &Array, b: &Array| ops::concatenate(&[a, b], 1);
-        Ok(Self { cos: join(&self.cos, &others.cos)?, sin: join(&self.sin, &others.sin)? })
+        Ok(Self {
+            of_first: join(&self.of_first, &others.of_first)?,
+            of_second: join(&self.of_second, &others.of_second)?,
+        })
+    }
+}
+
+impl Angles {
+    /// Those of some of the tokens.
+    pub(crate) fn slice(&self, start: i32, end: i32) -> Result<Self> {
+        let some = |x: &Array| math::slice(x, 1, start, end);
+        Ok(Self { of_first: some(&self.of_first)?, of_second: some(&self.of_second)? })
+    }
+
+    pub(crate) fn eval(&self) -> Result<()> {
+        Ok(transforms::eval([&self.of_first, &self.of_second])?)
     }
 }
 
@@ -255,7 +291,15 @@ impl Rope {
             }
         }
         let shape = [positions.batch, positions.length, 1, pairs.len()].map(|length| length as i32);
-        Ok(Angles { cos: math::array(&cos, &shape)?, sin: math::array(&sin, &shape)? })
+        let (cos, sin) = (math::array(&cos, &shape)?, math::array(&sin, &shape)?);
+        let parts = |a: &Array, b: &Array| ops::stack(&[a, b], self.layout.axis());
+        Ok(Angles { of_first: parts(&cos, &sin)?, of_second: parts(&sin.negative()?, &cos)? })
+    }
+
+    /// Whether its frequencies are the same in calls of these positions: some depend on the furthest.
+    pub(crate) fn has_one_frequency_at(&self, some: &Positions, others: &Positions) -> Result<bool> {
+        let (some, others) = (self.pairs(some)?, self.pairs(others)?);
+        Ok(some.iter().map(|pair| pair.0).eq(others.iter().map(|pair| pair.0)))
     }
 
     /// For every pair its frequency and the positions of the axis that turns it.
@@ -417,11 +461,7 @@ impl Position for Rope {
         } else {
             (x.clone(), None)
         };
-        let y = match self.layout {
-            Layout::HalfSplit => half_split(&rotated, angles)?,
-            Layout::Interleaved => interleaved(&rotated, angles)?,
-        };
-        let y = y.as_dtype(x.dtype())?;
+        let y = turned(&rotated, angles, self.layout.axis())?;
         Ok(match rest {
             Some(rest) => ops::concatenate(&[y, rest], -1)?,
             None => y,
@@ -429,28 +469,17 @@ impl Position for Rope {
     }
 }
 
-/// Turns the pairs `(a, b)`: `(a cos − b sin, b cos + a sin)`, in f32.
-fn turn(a: &Array, b: &Array, angles: &Angles) -> Result<(Array, Array)> {
-    let (cos, sin) = (&angles.cos, &angles.sin);
-    let first = a.multiply(cos)?.subtract(b.multiply(sin)?)?;
-    let second = b.multiply(cos)?.add(a.multiply(sin)?)?;
-    Ok((first, second))
-}
-
-fn half_split(x: &Array, angles: &Angles) -> Result<Array> {
-    let (a, b) = math::halves(x)?;
-    let (a, b) = turn(&a, &b, angles)?;
-    Ok(ops::concatenate(&[a, b], -1)?)
-}
-
-fn interleaved(x: &Array, angles: &Angles) -> Result<Array> {
-    let shape = x.shape().to_vec();
+/// Turns every pair, which lie along `axis` where features are pairs; in f32.
+fn turned(x: &Array, angles: &Angles, axis: i32) -> Result<Array> {
+    let shape = x.shape();
     let leading = shape.split_last().map_or(&[][..], |(_, leading)| leading);
-    let pairs = [leading, &[-1, 2]].concat();
-    let pairs = x.reshape(&pairs)?;
-    let part = |which: i32| -> Result<Array> { Ok(math::slice(&pairs, -1, which, which + 1)?.squeeze_axes(&[-1])?) };
-    let (a, b) = turn(&part(0)?, &part(1)?, angles)?;
-    Ok(ops::stack(&[a, b], -1)?.reshape(&shape)?)
+    let pair = if axis == -1 { [-1, 2] } else { [2, -1] };
+    let pairs = x.reshape(&[leading, &pair].concat())?;
+    let [a, b] = [0, 1].map(|which| math::slice(&pairs, axis, which, which + 1));
+    let turn = |[a, b, of_first, of_second]: [&Array; 4]| {
+        Ok(a.multiply(of_first)?.add(b.multiply(of_second)?)?.as_dtype(a.dtype())?)
+    };
+    Ok(fused(0, turn, [&a?, &b?, &angles.of_first, &angles.of_second])?.reshape(shape)?)
 }
 
 /// A position encoding chosen by a config.

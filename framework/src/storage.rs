@@ -1,7 +1,10 @@
 //! How a matrix is stored. Linear layers and embeddings hold one, so that no model mentions quantisation.
 
-use crate::{Error, Module, Param, Result, Route, memory};
+use crate::{Error, Module, Param, Result, Route, memory, tap};
 use mlx_rs::{Array, Dtype, ops};
+
+/// From how many rows on a product unpacks a packed matrix, where that pays.
+const ROWS: usize = 32;
 
 /// A matrix `[rows, columns]`, dense or packed; or a stack of them, `[E, rows, columns]`.
 #[derive(Debug)]
@@ -33,6 +36,13 @@ impl Affine {
     fn dequantise(&self, weight: &Array, scales: &Array, biases: &Array) -> Result<Array> {
         Ok(ops::dequantize(weight, scales, biases, self.group, self.bits)?)
     }
+
+    /// Whether a product with so many rows is faster from unpacked numbers: Metal has kernels for packed ones, elsewhere
+    /// dense products are so much faster that unpacking costs less than it spares.
+    fn pays_to_unpack(&self, x: &Array) -> bool {
+        let columns = x.shape().last().copied().unwrap_or(1).max(1) as usize;
+        !cfg!(target_vendor = "apple") && x.size() / columns >= ROWS
+    }
 }
 
 impl Weight {
@@ -42,6 +52,11 @@ impl Weight {
             (Self::Dense(weight), None) => Ok(ops::matmul(x, weight.get().transpose()?)?),
             // One rounding, where a product and a sum would round twice.
             (Self::Dense(weight), Some(bias)) => Ok(ops::addmm(bias.get(), x, weight.get().transpose()?, None, None)?),
+            (Self::Affine(packed), bias) if packed.pays_to_unpack(x) => {
+                let weight = packed.dequantise(&packed.weight.get(), &packed.scales.get(), &packed.biases.get())?;
+                tap::ask("unpacked", &weight);
+                Self::Dense(Param::new(weight.as_dtype(x.dtype())?)).matmul(x, bias)
+            }
             (Self::Affine(packed), bias) => {
                 let (weight, scales, biases) = (packed.weight.get(), packed.scales.get(), packed.biases.get());
                 let y = ops::quantized_matmul(x, weight, scales, &biases, true, packed.group, packed.bits)?;

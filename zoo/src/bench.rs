@@ -12,7 +12,7 @@ use crate::{
     Error, Request, Result,
     doctor::{self, Bytes, Mlx},
     error::go_on,
-    language::{CHUNK, Sequence},
+    language::{Sequence, chunk},
     published,
     real_size::RandomModel,
     task::CausalLm,
@@ -205,7 +205,7 @@ impl Settings {
     fn run(&self, model: &RandomModel, prompt: &[u32]) -> Result<[f64; 2]> {
         let request = Request::default();
         let lm = model.lm()?;
-        let mut sequence = Sequence::new(lm, &request, prompt, lm.state(), None);
+        let mut sequence = Sequence::new(lm, &request, prompt, lm.state(), None)?;
         let begin = Instant::now();
         let mut next = sequence.prefill(0, &mut |_| Ok(()))?;
         let prefill = begin.elapsed().as_secs_f64();
@@ -231,7 +231,7 @@ impl Plan {
     fn of(model: &RandomModel, settings: &Settings) -> Result<Self> {
         let lm = model.lm()?;
         let length = settings.length();
-        let last = length.min(CHUNK);
+        let last = length.min(chunk()?);
         let mut state = filled(lm, length.saturating_sub(last))?;
         let working = memory::working(model.module(), || lm.next(&zeros(last)?, &mut state))?;
         let cache: u64 = state.iter().map(|cache| cache.bytes() as u64).sum();
@@ -278,7 +278,7 @@ fn filled(lm: &dyn CausalLm, length: usize) -> Result<Vec<KvCache>> {
         let held: Vec<Array> = cache.arrays().cloned().collect();
         let [keys, values] = &held[..] else { continue };
         let more = |like: &Array| {
-            let [batch, _, heads, dim] = math::shape(like)?;
+            let [batch, heads, _, dim] = math::shape(like)?;
             Ok::<_, Error>(ops::zeros_dtype(&[batch, length as i32, heads, dim], like.dtype())?)
         };
         cache.update(more(keys)?, more(values)?)?;

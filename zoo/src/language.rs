@@ -8,7 +8,7 @@ mod sequence;
 mod structure;
 
 pub use perplexity::{Perplexity, Windows};
-pub(crate) use sequence::{CHUNK, Sequence};
+pub(crate) use sequence::{Sequence, chunk};
 pub use structure::Structure;
 
 use crate::{
@@ -301,7 +301,7 @@ impl LanguageModel {
             Some(known) => known,
             None => (request.state(model)?, 0),
         };
-        let mut sequence = Sequence::new(model, request, prompt, state, follower);
+        let mut sequence = Sequence::new(model, request, prompt, state, follower)?;
         let begin = Instant::now();
         let mut tell = |done| answer.tell(Event::Prefill { done, total: prompt.len() });
         let mut next = sequence.prefill(reused_tokens, &mut tell)?;

@@ -1,12 +1,11 @@
 //! Gradient checkpointing: less memory for more computation.
 
-use super::{
-    Trainable,
-    closure::{Closure, after},
-    kept::Kept,
-    trainable::Swapped,
+use super::{Trainable, trainable::Swapped};
+use crate::{
+    Array, Error, Module, Result,
+    closure::{Closure, Kept, after},
+    params,
 };
-use crate::{Array, Error, Module, Result, params};
 use mlx_rs::transforms::fallible_vjp;
 use std::sync::{
     Arc,

@@ -3,9 +3,12 @@
 use super::{
     Average, Loss, Named, Optimiser, Rate, State, Trainable,
     clip::{clipped, global_norm},
-    closure::{Closure, after},
 };
-use crate::{Array, Dtype, Error, Result, math};
+use crate::{
+    Array, Dtype, Error, Result,
+    closure::{Closure, after},
+    math,
+};
 use mlx_rs::{ops, random, transforms};
 use serde::Deserialize;
 use std::{collections::BTreeMap, rc::Rc, sync::Arc};

@@ -11,8 +11,8 @@ pub use spec::{Biases, DecoderSpec, LayerKind, Mixture, Wiring};
 
 use crate::task::CausalLm;
 use framework::{
-    Angles, Array, At, Block, Embedding, Error, KvCache, Linear, Lowered, Mask, Norm, Positions, Result, RmsNorm,
-    Sandwich, call, math, module,
+    AngleTable, Angles, Array, At, Block, Embedding, Error, KvCache, Linear, Lowered, Mask, Norm, Positions, Result,
+    RmsNorm, Rope, Sandwich, call, math, module,
 };
 
 /// A decoder-only transformer over tokens (<https://arxiv.org/abs/1706.03762>).
@@ -31,6 +31,8 @@ pub struct Decoder {
     pub logit_cap: Option<f32>,
     /// The kinds of layers.
     pub kinds: Vec<LayerKind>,
+    /// The angles of each kind that has a rope.
+    pub angle_tables: Vec<AngleTable>,
     /// Which kind each layer is of.
     pub kind_of: Vec<usize>,
     /// How many tokens there are.
@@ -101,8 +103,12 @@ impl Decoder {
         let lend = |(kind, sees): (usize, &LayerKind)| -> Result<Lent> {
             let cache = self.kind_of.iter().position(|&of| of == kind).zip(state.as_deref());
             let keys = cache.and_then(|(layer, caches)| caches.get(layer)).map_or(length, |cache| cache.keys(length));
+            let angles = |rope: &Rope| match self.angle_tables.get(kind) {
+                Some(table) => table.angles(rope, positions),
+                None => rope.angles(positions),
+            };
             Ok(Lent {
-                angles: sees.rope.as_ref().map(|rope| rope.angles(positions)).transpose()?,
+                angles: sees.rope.as_ref().map(angles).transpose()?,
                 mask: mask.clone().within(sees.window).lower(length, keys, x.dtype())?,
             })
         };

@@ -3,8 +3,8 @@
 use super::{Decoder, Layer};
 use crate::sizes::positive;
 use framework::{
-    Activation, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Attention, Block, Choice, Dtype, Embedding, Error,
-    ExpertSizes, Glu, Heads, Init, Linear, Moe, Qkv, Result, RmsNorm, Rope, Sandwich, Score,
+    Activation, AngleTable, AnyFfn, AnyModulation, AnyNorm, AnyPosition, Attention, Block, Choice, Dtype, Embedding,
+    Error, ExpertSizes, Glu, Heads, Init, Linear, Moe, Qkv, Result, RmsNorm, Rope, Sandwich, Score,
 };
 
 /// The sizes and choices of a [`Decoder`]: grouped-query attention with a rope, and a gated feed-forward network.
@@ -130,6 +130,7 @@ impl DecoderSpec {
             lm_head: (!self.tied).then(|| Linear::new(dim, vocabulary, false, init)).transpose()?,
             embedding_scale: self.embedding_scale,
             logit_cap: self.logit_cap,
+            angle_tables: kinds.iter().map(|_| AngleTable::default()).collect(),
             kinds,
             kind_of,
             vocabulary,

@@ -1,6 +1,6 @@
 //! Several sequences that are continued together.
 
-use super::{Answer, CHUNK, Completion, Event, Follower, LanguageModel, Request, Stopped, check_prompt, room};
+use super::{Answer, Completion, Event, Follower, LanguageModel, Request, Stopped, check_prompt, chunk, room};
 use crate::Result;
 use framework::{
     Dtype, KvCache, math,
@@ -93,8 +93,9 @@ impl LanguageModel {
         };
         let begin = Instant::now();
         let mut logits = None;
-        for start in (0..longest).step_by(CHUNK) {
-            let end = longest.min(start + CHUNK);
+        let chunk = chunk()?;
+        for start in (0..longest).step_by(chunk) {
+            let end = longest.min(start + chunk);
             let columns: Vec<Vec<u32>> = rows.iter().map(|row| row.columns(longest, start..end)).collect();
             logits = Some(feed(&columns)?);
             for row in &mut rows {

@@ -1,14 +1,17 @@
 //! Functions as MLX's transforms take them, where mlx-rs has none: compiled without `'static`, and with a gradient of
 //! their own.
 
-use super::kept::Kept;
+mod kept;
+
+pub(crate) use kept::Kept;
+
 use crate::{Array, Result};
 use mlx_rs::{Device, error::Exception};
 use mlx_sys::{mlx_closure, mlx_vector_array};
 use std::{ffi::c_void, marker::PhantomData, mem::ManuallyDrop, sync::Arc};
 
 /// A function of arrays, owned by MLX. It captures what lives for `'f`; arrays that it captures are constants.
-pub(super) struct Closure<'f> {
+pub(crate) struct Closure<'f> {
     handle: mlx_closure,
     kept: Arc<Kept>,
     captured: PhantomData<&'f ()>,
@@ -59,8 +62,17 @@ impl<'f> Closure<'f> {
 
     /// The function, traced once for each list of shapes and dtypes, simplified and fused.
     pub fn compiled(self) -> Result<Self> {
+        self.compiled_for(false)
+    }
+
+    /// As [`compiled`](Self::compiled), traced once for each list of dtypes and numbers of axes: no shape may be read off.
+    pub fn compiled_for_any_shape(self) -> Result<Self> {
+        self.compiled_for(true)
+    }
+
+    fn compiled_for(self, any_shape: bool) -> Result<Self> {
         // SAFETY: both handles are live.
-        self.transformed("compilation", |result, function| unsafe { mlx_sys::mlx_compile(result, function, false) })
+        self.transformed("compilation", |result, function| unsafe { mlx_sys::mlx_compile(result, function, any_shape) })
     }
 
     fn transformed(self, name: &str, transform: impl FnOnce(*mut mlx_closure, mlx_closure) -> i32) -> Result<Self> {
@@ -99,7 +111,7 @@ fn refused(name: &str) -> Exception {
 }
 
 /// Arrays that must be computed before others: the arrays `inputs`, to be used once all of `before` are there.
-pub(super) fn after(inputs: &[Array], before: &[Array]) -> Result<Vec<Array>> {
+pub(crate) fn after(inputs: &[Array], before: &[Array]) -> Result<Vec<Array>> {
     if inputs.is_empty() || before.is_empty() {
         return Ok(inputs.to_vec());
     }

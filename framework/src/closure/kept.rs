@@ -12,7 +12,7 @@ use std::{
 ///
 /// A graph may hold the function, and with it this, and may be freed on a thread of MLX's.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<Option<Raised>>);
+pub(crate) struct Kept(Mutex<Option<Raised>>);
 
 enum Raised {
     Error(Error),

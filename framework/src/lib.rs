@@ -36,6 +36,7 @@ mod joint;
 mod linear;
 mod mask;
 pub mod math;
+mod matvec;
 pub mod memory;
 mod modulation;
 mod module;

@@ -1,6 +1,10 @@
 //! How a matrix is stored. Linear layers and embeddings hold one, so that no model mentions quantisation.
 
-use crate::{Error, Module, Param, Result, Route, memory, tap};
+use crate::{
+    Error, Module, Param, Result, Route, math,
+    matvec::{Matrix, Packed},
+    memory, tap,
+};
 use mlx_rs::{Array, Dtype, ops};
 
 /// From how many rows on a product unpacks a packed matrix, where that pays.
@@ -43,11 +47,21 @@ impl Affine {
         let columns = x.shape().last().copied().unwrap_or(1).max(1) as usize;
         !cfg!(target_vendor = "apple") && x.size() / columns >= ROWS
     }
+
+    /// The same for a stack, of which all matrices would be unpacked.
+    fn pays_to_unpack_all(&self, x: &Array) -> bool {
+        let count = self.weight.shape().first().copied().unwrap_or(1).max(1) as usize;
+        let columns = x.shape().last().copied().unwrap_or(1).max(1) as usize;
+        !cfg!(target_vendor = "apple") && x.size() / columns >= count.saturating_mul(ROWS)
+    }
 }
 
 impl Weight {
     /// `x Wᵀ`: `[…, columns]` → `[…, rows]`, plus the bias `[rows]` if there is one.
     pub fn matmul(&self, x: &Array, bias: Option<&Param>) -> Result<Array> {
+        if let Some(y) = self.matvec(x)? {
+            return bias.map_or(Ok(y.clone()), |bias| Ok(y.add(bias.get())?));
+        }
         match (self, bias) {
             (Self::Dense(weight), None) => Ok(ops::matmul(x, weight.get().transpose()?)?),
             // One rounding, where a product and a sum would round twice.
@@ -65,15 +79,50 @@ impl Weight {
         }
     }
 
+    /// `x Wᵀ` of one row, where there is a kernel for that.
+    fn matvec(&self, x: &Array) -> Result<Option<Array>> {
+        let columns = math::last(x)?;
+        if x.size() != columns as usize {
+            return Ok(None);
+        }
+        let leading = x.shape().split_last().map_or(&[][..], |(_, leading)| leading);
+        let y = self.rows_of(&x.reshape(&[1, columns])?, None)?;
+        y.map(|y| Ok(y.reshape(&[leading, &[-1]].concat())?)).transpose()
+    }
+
+    /// Rows `[B, columns]`, each with the matrix of its index `[B]` → `[B, rows]`, where there is a kernel for that.
+    fn rows_of(&self, x: &Array, index: Option<&Array>) -> Result<Option<Array>> {
+        match self {
+            Self::Dense(weight) => Matrix { words: &weight.get(), packed: None }.product(x, index),
+            Self::Affine(Affine { weight, scales, biases, group, bits }) => {
+                let (scales, biases) = (&scales.get(), &biases.get());
+                let packed = Some(Packed { scales, biases, group: *group, bits: *bits });
+                Matrix { words: &weight.get(), packed }.product(x, index)
+            }
+        }
+    }
+
     /// `x Wᵀ` with the matrix of a stack that each row of `x` is sent to: `[…, columns]` → `[…, rows]`. The axes of `x`
     /// before its last and those of the route's indices are the same, or broadcast.
     pub fn gather(&self, x: &Array, route: &Route) -> Result<Array> {
+        if let ([rows, _], [of], false) = (x.shape(), route.indices.shape(), route.sorted)
+            && rows == of
+            && let Some(y) = self.rows_of(x, Some(&route.indices))?
+        {
+            return Ok(y);
+        }
         let (x, indices) = (x.expand_dims(-2)?, &route.indices);
         let y = match self {
             Self::Dense(weight) if x.dtype() != Dtype::Float32 && memory::is_on_cpu()? => {
                 gather_narrow(&x, &weight.get(), indices)?
             }
             Self::Dense(weight) => ops::gather_mm(x, weight.get().swap_axes(-1, -2)?, None, indices, route.sorted)?,
+            Self::Affine(packed) if route.sorted && packed.pays_to_unpack_all(&x) => {
+                let weight = packed.dequantise(&packed.weight.get(), &packed.scales.get(), &packed.biases.get())?;
+                tap::ask("unpacked", &weight);
+                let weight = weight.as_dtype(x.dtype())?.swap_axes(-1, -2)?;
+                ops::gather_mm(x, weight, None, indices, true)?
+            }
             Self::Affine(packed) => {
                 let (weight, scales, biases) = (packed.weight.get(), packed.scales.get(), packed.biases.get());
                 let Affine { group, bits, .. } = *packed;

@@ -1,0 +1,182 @@
+//! Products of a matrix and a vector on CUDA, as fast as memory is read: what generating tokens spends its time on.
+
+use crate::{Array, Dtype, Error, Result, math, memory};
+use mlx_rs::Stream;
+use mlx_sys::{mlx_fast_cuda_kernel, mlx_fast_cuda_kernel_config, mlx_vector_array, mlx_vector_string};
+use std::{
+    cell::{Cell, OnceCell},
+    ffi::CStr,
+};
+
+/// The body of the kernel.
+const SOURCE: &str = concat!(include_str!("matvec.cu"), "\0");
+
+/// Warps of a block.
+const WARPS: i32 = 4;
+
+/// A matrix `[N, K]`, or a stack `[E, N, K]`, as its buffers have it.
+pub(crate) struct Matrix<'a> {
+    /// Numbers of 16 bits; or integers in words of 32 bits.
+    pub words: &'a Array,
+    /// Of integers: a scale and a bias for each group.
+    pub packed: Option<Packed<'a>>,
+}
+
+/// How integers become numbers.
+pub(crate) struct Packed<'a> {
+    pub scales: &'a Array,
+    pub biases: &'a Array,
+    pub group: i32,
+    pub bits: i32,
+}
+
+thread_local! {
+    static DIFFERENTIATED: Cell<bool> = const { Cell::new(false) };
+    /// Never freed: MLX may end before the thread does.
+    static KERNEL: OnceCell<mlx_fast_cuda_kernel> = const { OnceCell::new() };
+}
+
+/// Runs `f`, whose gradient will be taken: the kernel has none.
+pub(crate) fn differentiated<T>(f: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            DIFFERENTIATED.set(self.0);
+        }
+    }
+    let _restore = Restore(DIFFERENTIATED.replace(true));
+    f()
+}
+
+impl Matrix<'_> {
+    /// `x Wᵀ` for rows `[B, K]`, each with the matrix of its index `[B]`, or all with the one that there is → `[B, N]`.
+    /// Nothing where the kernel does not do it: elsewhere than on CUDA, in other dtypes and widths, under a gradient.
+    pub fn product(&self, x: &Array, index: Option<&Array>) -> Result<Option<Array>> {
+        let [batch, columns] = math::shape(x)?;
+        let Some(bits) = self.bits(x, columns)? else { return Ok(None) };
+        let [rows, width] = match self.words.shape() {
+            [rows, width] | [_, rows, width] => [*rows, *width],
+            _ => return Ok(None),
+        };
+        let words = self.words.reshape(&[-1, rows, width])?;
+        let (scales, biases) = self.packed.as_ref().map_or((x, x), |packed| (packed.scales, packed.biases));
+        let inputs = [x, &words, scales, biases, index.unwrap_or(x)];
+        let each = if rows <= 4096 { 2 } else { 4 };
+        let blocks = rows.saturating_add(each * WARPS - 1) / (each * WARPS);
+        let ints =
+            [(c"BITS", bits), (c"GROUP", self.packed.as_ref().map_or(8, |packed| packed.group)), (c"ROWS", each)];
+        let config = Config::new()?;
+        config.output(&[batch, rows], x.dtype())?;
+        config.threads([blocks.saturating_mul(WARPS * 32), batch, 1], [WARPS * 32, 1, 1])?;
+        config.constants(x.dtype(), &ints, index.is_some())?;
+        Ok(Some(apply(&inputs, &config)?))
+    }
+
+    /// Bits of a number, if the kernel takes it.
+    fn bits(&self, x: &Array, columns: i32) -> Result<Option<i32>> {
+        let narrow = |x: &Array| matches!(x.dtype(), Dtype::Bfloat16 | Dtype::Float16);
+        if !cfg!(target_os = "linux") || memory::is_on_cpu()? || DIFFERENTIATED.get() || !narrow(x) {
+            return Ok(None);
+        }
+        Ok(match &self.packed {
+            None => (self.words.dtype() == x.dtype() && columns % 8 == 0).then_some(16),
+            Some(Packed { scales, group, bits, .. }) => {
+                let known = [4, 8].contains(bits) && group % 32 == 0 && columns % group == 0;
+                (known && scales.dtype() == x.dtype()).then_some(*bits)
+            }
+        })
+    }
+}
+
+/// MLX's description of one call.
+struct Config(mlx_fast_cuda_kernel_config);
+
+impl Config {
+    fn new() -> Result<Self> {
+        // The first call into mlx-rs installs its handler of errors; MLX's own ends the process.
+        mlx_rs::Device::try_default()?;
+        // SAFETY: it is freed once, by `drop`.
+        Ok(Self(unsafe { mlx_sys::mlx_fast_cuda_kernel_config_new() }))
+    }
+
+    fn output(&self, shape: &[i32], dtype: Dtype) -> Result<()> {
+        // SAFETY: the handle is live, and `shape` has as many lengths as it says.
+        done(unsafe {
+            mlx_sys::mlx_fast_cuda_kernel_config_add_output_arg(self.0, shape.as_ptr(), shape.len(), dtype as u32)
+        })
+    }
+
+    /// How many threads there are along each axis, and in a block.
+    fn threads(&self, [x, y, z]: [i32; 3], [bx, by, bz]: [i32; 3]) -> Result<()> {
+        // SAFETY: the handle is live.
+        unsafe {
+            done(mlx_sys::mlx_fast_cuda_kernel_config_set_grid(self.0, x, y, z))?;
+            done(mlx_sys::mlx_fast_cuda_kernel_config_set_thread_group(self.0, bx, by, bz))
+        }
+    }
+
+    fn constants(&self, dtype: Dtype, ints: &[(&CStr, i32)], gather: bool) -> Result<()> {
+        // SAFETY: the handle is live, and every name ends.
+        unsafe {
+            done(mlx_sys::mlx_fast_cuda_kernel_config_add_template_arg_dtype(self.0, c"T".as_ptr(), dtype as u32))?;
+            for (name, value) in ints {
+                done(mlx_sys::mlx_fast_cuda_kernel_config_add_template_arg_int(self.0, name.as_ptr(), *value))?;
+            }
+            done(mlx_sys::mlx_fast_cuda_kernel_config_add_template_arg_bool(self.0, c"GATHER".as_ptr(), gather))
+        }
+    }
+}
+
+impl Drop for Config {
+    fn drop(&mut self) {
+        // SAFETY: the handle is live, and no copy of it is left.
+        unsafe { mlx_sys::mlx_fast_cuda_kernel_config_free(self.0) };
+    }
+}
+
+fn apply(inputs: &[&Array], config: &Config) -> Result<Array> {
+    let kernel = KERNEL.with(|kernel| *kernel.get_or_init(kernel_of_source));
+    let stream = Stream::thread_local_or_gpu();
+    // SAFETY: every handle is live until it is freed here; the kernel writes every element of its output, and reads what
+    // the shapes that `product` has checked say is there.
+    unsafe {
+        let list = mlx_sys::mlx_vector_array_new();
+        for input in inputs {
+            mlx_sys::mlx_vector_array_append_value(list, input.as_ptr());
+        }
+        let mut outputs: mlx_vector_array = mlx_sys::mlx_vector_array_new();
+        let status =
+            mlx_sys::mlx_fast_cuda_kernel_apply(&raw mut outputs, kernel, list, config.0, stream.as_ref().as_ptr());
+        let mut y = mlx_sys::mlx_array_new();
+        let outcome = done(status).and_then(|()| done(mlx_sys::mlx_vector_array_get(&raw mut y, outputs, 0)));
+        mlx_sys::mlx_vector_array_free(list);
+        mlx_sys::mlx_vector_array_free(outputs);
+        let y = Array::from_ptr(y);
+        outcome.map(|()| y)
+    }
+}
+
+/// The kernel; MLX compiles it when it first runs.
+fn kernel_of_source() -> mlx_fast_cuda_kernel {
+    // SAFETY: every string ends, and both lists live until the kernel has copied them.
+    unsafe {
+        let list = |names: &[&CStr]| -> mlx_vector_string {
+            let list = mlx_sys::mlx_vector_string_new();
+            for name in names {
+                mlx_sys::mlx_vector_string_append_value(list, name.as_ptr());
+            }
+            list
+        };
+        let (inputs, outputs) = (list(&[c"x", c"w", c"scales", c"biases", c"index"]), list(&[c"y"]));
+        let (name, source, header) = (c"matvec".as_ptr(), SOURCE.as_ptr().cast(), c"".as_ptr());
+        let kernel = mlx_sys::mlx_fast_cuda_kernel_new(name, inputs, outputs, source, header, true, 0);
+        mlx_sys::mlx_vector_string_free(inputs);
+        mlx_sys::mlx_vector_string_free(outputs);
+        kernel
+    }
+}
+
+fn done(status: i32) -> Result<()> {
+    let refused = || mlx_rs::error::Exception::custom("MLX refused a product of a matrix and a vector");
+    if status == 0 { Ok(()) } else { Err(Error::from(refused())) }
+}

@@ -736,6 +736,10 @@ fn perplexities() -> Vec<Case> {
         };
         "A stride of 0", "zoo eval ppl DIR/question --stride 0 --model DIR/none", fine;
         "A stride longer than the window", "zoo eval ppl DIR/question --context 8 --stride 9 --model DIR/none", fine;
+        "Bits of a cache that are not offered, in eval", "zoo eval ppl DIR/question --kv-bits 3 --model DIR/none", fine;
+        "A cache in 4 bits of heads that are too small", "zoo eval ppl DIR/text --kv-bits 4 --model DIR/snapshot", |world| {
+            world.write("text", "hello world hello");
+        };
         "A shell that is unknown", "zoo completions cmd", fine;
     ]
 }

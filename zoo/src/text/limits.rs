@@ -17,6 +17,8 @@ const WRITTEN_PER_BYTE: usize = 8;
 const SHORT: usize = 4 << 10;
 /// Bytes of a text between tags that may be written by every instruction.
 pub(super) const SHORT_TEXT: usize = 256;
+/// Items of a list without a length, of which no more can be paid for.
+const MOST_COUNTED: usize = 1 << 20;
 /// Bytes of an item of a list.
 const ITEM: usize = size_of::<Value>();
 /// Filters that print whatever they are given.
@@ -134,7 +136,8 @@ impl Budget {
             }
             ("join", ..) => self.printed(value).saturating_add(items(value).saturating_mul(largest(others))),
             ("indent", ..) => {
-                let lines = value.as_str().map_or(1, |text| text.lines().count());
+                // One indentation is made even where there is no line.
+                let lines = value.as_str().map_or(1, |text| text.lines().count().saturating_add(1));
                 self.printed(value).saturating_add(lines.saturating_mul(largest(others)))
             }
             ("batch" | "slice", ..) => items(value).saturating_add(largest(others)).saturating_mul(ITEM),
@@ -242,9 +245,10 @@ fn is_list(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
 }
 
-/// Items of a list or mapping, characters of a text.
+/// Items of a list or mapping, bytes of a text.
 fn items(value: &Value) -> usize {
-    value.as_str().map_or_else(|| value.len().unwrap_or_default(), str::len)
+    let counted = || value.try_iter().map_or(0, |items| items.take(MOST_COUNTED).count());
+    value.as_str().map_or_else(|| value.len().unwrap_or_else(counted), str::len)
 }
 
 /// The largest number, and the length of the longest text, among arguments with and without names.
@@ -309,6 +313,8 @@ mod tests {
         for (source, name) in [
             ("{{ 'a\nb' | indent(1099511627776) }}", "indent"),
             ("{{ 'a\nb' | indent(width=100000000) }}", "indent"),
+            ("{{ '' | indent(4294967295) }}", "indent"),
+            ("{{ nothing | indent(4294967295) }}", "indent"),
             ("{{ [1] | slice(4294967296) | length }}", "slice"),
             ("{{ [1] | batch(4294967296, 0) | length }}", "batch"),
             ("{{ '%1000000000d' | format(1) }}", "format"),

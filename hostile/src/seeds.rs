@@ -149,13 +149,14 @@ pub fn tokenizer_configs() -> io::Result<Vec<Vec<u8>>> {
     Ok(files)
 }
 
-const TEMPLATES: [&str; 3] = [
+const TEMPLATES: [&str; 4] = [
     include_str!("../seeds/plain.jinja"),
     include_str!("../seeds/tools.jinja"),
     include_str!("../seeds/reasoning.jinja"),
+    include_str!("../seeds/growth.jinja"),
 ];
 
-/// Chat templates in the styles that models are published with.
+/// Chat templates in the styles that models are published with, and one of all ways in which texts grow.
 pub fn templates() -> io::Result<Vec<Vec<u8>>> {
     Ok(TEMPLATES.iter().map(|text| text.as_bytes().to_vec()).collect())
 }

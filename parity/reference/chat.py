@@ -1,14 +1,15 @@
-"""Writes the goldens of chat templates: `python chat.py [--out ../../fixtures/chat] [TEMPLATE…]`.
+"""Writes the goldens of chat templates: `python chat.py --llama-cpp DIR [--out ../../fixtures/chat]`, `python chat.py TEMPLATE…`.
 
 Each file holds a template and what transformers' `apply_chat_template` makes of the conversations below with it: with and
 without tools, with thinking on and off, with and without the header of an answer. Where the template refuses, `text` is
 null.
 
 The templates of Qwen2.5, Qwen3 (both Apache-2.0) and GLM-4 (MIT) are the published ones, as the package `trl` 1.16.0
-(Apache-2.0) has them: `pip install --no-deps trl==1.16.0`. Those of Llama and Gemma are not free, and no package has those
-of Mistral and SmolLM3: `templates/` holds twins, written for this, that use the same features of Jinja. Further templates
-(paths of `.jinja` files) are rendered the same way; `CHAT_CASES=DIR cargo test -p zoo --test templates` reads what was
-written elsewhere.
+(Apache-2.0) has them: `pip install --no-deps trl==1.16.0`. Those of SmolLM3 and Mistral Nemo (both Apache-2.0) are those in
+llama.cpp (MIT), whose `models/templates`, `DIR`, is in the source package `llama-cpp-python` 0.3.36. Those of Llama and
+Gemma are not free: `templates/` holds twins, written for this, that use the same features of Jinja, and one of the layout of
+Mistral's seventh tokenizer. Further templates (paths of `.jinja` files) are rendered the same way;
+`CHAT_CASES=DIR cargo test -p zoo --test templates` reads what was written elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 HERE = Path(__file__).resolve().parent
-PUBLISHED = ["qwen2_5", "qwen3", "glm4moe"]
+IN_TRL = ["qwen2_5", "qwen3", "glm4moe"]
+IN_LLAMA_CPP = {
+    "smollm3": "HuggingFaceTB-SmolLM3-3B",
+    "mistral-nemo": "mistralai-Mistral-Nemo-Instruct-2407",
+}
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 
 WEATHER = {
@@ -157,7 +162,7 @@ def golden(template: str, source: str) -> dict[str, Any]:
     return {"reference": reference, "source": source, "template": template, "special": SPECIAL, "cases": cases}
 
 
-def published(name: str) -> str:
+def in_trl(name: str) -> str:
     """A template of the package trl, which is not imported."""
     package = importlib.util.find_spec("trl")
     if package is None or package.origin is None:
@@ -175,8 +180,11 @@ def write(path: Path, content: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("templates", nargs="*", type=Path)
+    parser.add_argument("--llama-cpp", type=Path, metavar="DIR", help="models/templates of llama.cpp")
     parser.add_argument("--out", type=Path, default=HERE.parents[1] / "fixtures" / "chat")
     arguments = parser.parse_args()
+    if not arguments.templates and arguments.llama_cpp is None:
+        parser.error("--llama-cpp: where are the templates of llama.cpp?")
     arguments.out.mkdir(parents=True, exist_ok=True)
     shared = {"tools": [WEATHER, NOW], "extra": DATE, "conversations": CONVERSATIONS}
     write(arguments.out / "conversations.json", shared)
@@ -184,8 +192,13 @@ def main() -> None:
     for name, path in ({path.stem: path for path in arguments.templates} or twins).items():
         source = "a twin" if name in twins else str(path.name)
         write(arguments.out / f"{name}.json", golden(path.read_text(encoding="utf-8"), source))
-    for name in [] if arguments.templates else PUBLISHED:
-        write(arguments.out / f"{name}.json", golden(published(name), f"trl 1.16.0, {name}.jinja"))
+    if arguments.templates:
+        return
+    for name in IN_TRL:
+        write(arguments.out / f"{name}.json", golden(in_trl(name), f"trl 1.16.0, {name}.jinja"))
+    for name, file in IN_LLAMA_CPP.items():
+        template = (arguments.llama_cpp / f"{file}.jinja").read_text(encoding="utf-8")
+        write(arguments.out / f"{name}.json", golden(template, f"llama-cpp-python 0.3.36, {file}.jinja"))
 
 
 if __name__ == "__main__":

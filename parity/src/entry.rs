@@ -3,7 +3,7 @@
 use std::mem;
 use std::ops::ControlFlow;
 
-use framework::weights::{ActivationLayout, Config, Lookup, Packed, Source, Tensors, paths};
+use framework::weights::{Config, Lookup, Packed, Source, Tensors, paths};
 use framework::{Array, tap};
 use serde_json::Value as Json;
 use zoo::{Arguments, Checkpoint, Entry, OpenOptions, Opened, State};
@@ -52,10 +52,7 @@ struct Model {
 impl Subject for Model {
     fn locate(&self, path: &str) -> Location {
         let paths = self.opened.paths();
-        Location {
-            place: place(paths.lookup(path)),
-            channels_first: paths.layout(path) == ActivationLayout::ChannelsFirst,
-        }
+        Location { place: place(paths.lookup(path)), layout: paths.layout(path) }
     }
 
     fn call(&mut self, method: &str, arguments: &Value, tap: &mut Tap<'_>) -> Result<Outputs> {

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use framework::weights::Packed;
+use framework::weights::{ActivationLayout, Packed};
 use zoo::{OpenOptions, Pipeline};
 
 use crate::arguments::Value;
@@ -40,7 +40,7 @@ struct Assembly {
 impl Subject for Assembly {
     fn locate(&self, _: &str) -> Location {
         let because = "the modules inside a pipeline are not observed".into();
-        Location { place: Place::Unknown { because, nearest: None }, channels_first: false }
+        Location { place: Place::Unknown { because, nearest: None }, layout: ActivationLayout::ChannelsLast }
     }
 
     fn call(&mut self, method: &str, arguments: &Value, _: &mut Tap<'_>) -> Result<Outputs> {

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
+use framework::weights::ActivationLayout;
+
 use crate::case::{Activation, Case, label, output_label};
 use crate::compare::compare;
 use crate::npy::Stored;
@@ -87,7 +89,7 @@ struct Check {
     here: Vec<String>,
     cut: Cut,
     aliased: bool,
-    channels_first: bool,
+    layout: ActivationLayout,
     /// What is known without running.
     known: Option<Finding>,
 }
@@ -142,7 +144,7 @@ impl Check {
                 (Vec::new(), Cut::Whole)
             }
         };
-        Self { here, cut, aliased, channels_first: location.channels_first, known }
+        Self { here, cut, aliased, layout: location.layout, known }
     }
 }
 
@@ -217,10 +219,12 @@ impl<'a> Observer<'a> {
             return Ok(None);
         };
         let Some(stored) = &activation.stored else { return Ok(None) };
-        let mut want = stored.read()?;
-        if check.channels_first {
-            want = want.channels_last();
-        }
+        let want = stored.read()?;
+        let want = match check.layout {
+            ActivationLayout::ChannelsFirst => want.channels_last(),
+            ActivationLayout::HeadsFirst => want.heads_beside_channels(),
+            ActivationLayout::ChannelsLast => want,
+        };
         let forced = self.mode == Mode::Forced;
         match &check.cut {
             Cut::Whole => {

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use framework::weights::ActivationLayout;
+
 use crate::Result;
 use crate::arguments::Value;
 use crate::case::{Case, Reference};
@@ -44,8 +46,8 @@ pub type Tap<'a> = dyn FnMut(&str, &dyn Fn() -> Result<Tensor>) -> Option<Tensor
 pub struct Location {
     /// The place.
     pub place: Place,
-    /// Whether the reference keeps channels in the second axis; here they are last.
-    pub channels_first: bool,
+    /// The order of the reference's axes.
+    pub layout: ActivationLayout,
 }
 
 /// The modules here that stand for one module of the reference.

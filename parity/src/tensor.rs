@@ -280,6 +280,11 @@ impl Tensor {
         self.with_axis_moved(|rank| (rank - 1, 1))
     }
 
+    /// `[B, H, L, D]` as `[B, L, H, D]`, and back; a tensor of another rank stays as it is.
+    pub fn heads_beside_channels(&self) -> Self {
+        if self.shape.len() == 4 { self.permuted(&[0, 2, 1, 3]) } else { self.clone() }
+    }
+
     fn with_axis_moved(&self, axes: impl FnOnce(usize) -> (usize, usize)) -> Self {
         if self.shape.len() < 3 {
             return self.clone();
@@ -402,6 +407,16 @@ mod tests {
         assert_eq!(&values(&nhwc)[..4], [0.0, 6.0, 1.0, 7.0]);
         assert_eq!(nhwc.channels_first(), nchw);
         assert_eq!(counting(&[2, 3]).channels_last(), counting(&[2, 3]));
+    }
+
+    #[test]
+    fn heads_move_and_come_back() {
+        let heads_first = counting(&[1, 2, 3, 2]);
+        let ours = heads_first.heads_beside_channels();
+        assert_eq!(ours.shape, [1, 3, 2, 2]);
+        assert_eq!(&values(&ours)[..6], [0.0, 1.0, 6.0, 7.0, 2.0, 3.0]);
+        assert_eq!(ours.heads_beside_channels(), heads_first);
+        assert_eq!(counting(&[2, 3]).heads_beside_channels(), counting(&[2, 3]));
     }
 
     #[test]

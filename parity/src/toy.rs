@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use framework::weights::ActivationLayout;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as Stored, TensorView};
 use serde_json::{Value as Json, json};
@@ -145,7 +146,7 @@ impl Subject for Model {
         } else {
             place(path)
         };
-        Location { place, channels_first: false }
+        Location { place, layout: ActivationLayout::ChannelsLast }
     }
 
     fn call(&mut self, method: &str, arguments: &Value, tap: &mut Tap<'_>) -> Result<Outputs> {

@@ -299,7 +299,7 @@ impl LanguageModel {
         let follower = request.follower(&self.tokenizer)?;
         let (state, reused_tokens) = match self.memory.take().recall(prompt, request.kv_bits) {
             Some(known) => known,
-            None => (request.state(model)?, 0),
+            None => (empty_state(model, request.kv_bits)?, 0),
         };
         let mut sequence = Sequence::new(model, request, prompt, state, follower)?;
         let begin = Instant::now();
@@ -387,12 +387,15 @@ impl Request {
     fn follower(&self, tokenizer: &Tokenizer) -> Result<Option<Follower>> {
         self.structure.as_ref().map(|structure| Follower::new(structure, tokenizer)).transpose()
     }
+}
 
-    /// The state of an empty sequence.
-    fn state(&self, model: &dyn CausalLm) -> Result<Vec<KvCache>> {
-        let packed = |cache: KvCache| self.kv_bits.map_or(Ok(cache.clone()), |bits| Ok(cache.packed(bits)?));
-        model.state().into_iter().map(packed).collect()
-    }
+/// The state of an empty sequence, with keys and values in so many bits.
+fn empty_state(model: &dyn CausalLm, kv_bits: Option<i32>) -> Result<Vec<KvCache>> {
+    let packed = |cache: KvCache| match kv_bits {
+        Some(bits) => Ok(cache.packed(bits)?),
+        None => Ok(cache),
+    };
+    model.state().into_iter().map(packed).collect()
 }
 
 /// Refuses a prompt that the model cannot read; an id outside the table would read foreign memory.

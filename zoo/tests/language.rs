@@ -244,6 +244,28 @@ fn packed_caches_answer_and_small_heads_are_refused() {
     assert!(refused.unwrap_err().to_string().contains("4 features"));
 }
 
+#[test]
+fn perplexities_with_packed_caches_are_near_and_small_heads_are_refused() {
+    let folder = chatty();
+    let model = open(folder.path());
+    let tokens: Vec<u32> = (0..90).map(|i| i * i * 37 % 480).collect();
+    let score = |model: &LanguageModel, kv_bits| {
+        let windows = Windows { context: 48, stride: 20 };
+        model.perplexity(&tokens, windows, kv_bits, &mut |_| ControlFlow::Continue(()))
+    };
+    let [dense, eight, four] = [None, Some(8), Some(4)].map(|bits| score(&model, bits).unwrap());
+    let off = |packed: f64| (packed / dense.nats - 1.0).abs();
+    assert!(
+        0.0 < off(eight.nats) && off(eight.nats) < off(four.nats) && off(four.nats) < 0.05,
+        "{dense:?} {eight:?} {four:?}"
+    );
+    assert_eq!(eight.tokens, dense.tokens);
+    let small = base();
+    let windows = Windows { context: 4, stride: 2 };
+    let refused = open(small.path()).perplexity(&[1, 2, 3], windows, Some(8), &mut |_| ControlFlow::Continue(()));
+    assert!(refused.unwrap_err().to_string().contains("8 features"));
+}
+
 /// The model of `fixtures/llama/base` with a tokenizer of words.
 fn base() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -284,7 +306,7 @@ fn perplexities_are_those_of_transformers() {
     for Scored { context, stride, nats, tokens, value } in golden.cases {
         let mut told = vec![];
         let windows = Windows { context, stride };
-        let scored = model.perplexity(&golden.tokens, windows, &mut |done| {
+        let scored = model.perplexity(&golden.tokens, windows, None, &mut |done| {
             told.push(done);
             ControlFlow::Continue(())
         });
@@ -295,7 +317,7 @@ fn perplexities_are_those_of_transformers() {
         assert!(told.is_sorted() && told.last() == Some(&tokens), "{told:?}");
     }
     let cancelled =
-        model.perplexity(&golden.tokens, Windows { context: 8, stride: 4 }, &mut |_| ControlFlow::Break(()));
+        model.perplexity(&golden.tokens, Windows { context: 8, stride: 4 }, None, &mut |_| ControlFlow::Break(()));
     assert!(matches!(cancelled, Err(Error::Cancelled)));
 }
 
@@ -356,6 +378,7 @@ fn the_command_line_reaches_all_of_it() {
     ));
     let measured = measured.last().unwrap();
     assert!(measured["perplexity"].as_f64().unwrap() > 1.0 && measured["stride"] == 10, "{measured}");
+    assert_eq!(measured["kv_bits"], Value::Null);
     for shell in ["bash", "zsh", "fish"] {
         let script = zoo(at, &["completions", shell]);
         assert!(String::from_utf8_lossy(&script.stdout).contains("json-schema"), "{shell}");

@@ -7,12 +7,14 @@
 //! ```
 //!
 //! What is timed ends when its result is there. Where products of matrices are most of the work, the table at the end
-//! says how many operations a second that was, and the share of what `zoo doctor` measures for one large product.
+//! says how many operations a second that was, and the share of what `zoo doctor` measures for one large product; where
+//! memory is, how many bytes a second, and the share of what one addition over a large array reaches.
 
 mod attention;
 mod decoder;
 mod ffn;
 mod matmul;
+mod moe;
 mod norm;
 mod position;
 mod suite;
@@ -27,6 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     position::measure(&mut suite)?;
     norm::measure(&mut suite)?;
     ffn::measure(&mut suite)?;
+    moe::measure(&mut suite)?;
     matmul::measure(&mut suite)?;
     decoder::measure(&mut suite)?;
     weights::measure(&mut suite)?;

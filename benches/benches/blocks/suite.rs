@@ -1,27 +1,34 @@
 //! What all measurements share: how they are timed, and what their times are compared with.
 
 use criterion::{Criterion, SamplingMode, Throughput};
-use framework::{Array, Dtype, Result};
+use framework::{Array, Dtype, Result, math};
 use std::{
     fmt::Display,
     fs,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use zoo::doctor;
 
-/// Measurements, and those among them that are products of matrices.
+/// Measurements, and those among them that have a ceiling.
 pub struct Suite {
     criterion: Criterion,
     began: SystemTime,
-    products: Vec<Product>,
+    bounded: Vec<Bounded>,
 }
 
-struct Product {
+struct Bounded {
     group: &'static str,
     name: String,
-    operations: u64,
-    dtype: Dtype,
+    by: Bound,
+}
+
+/// What cannot be faster than the machine.
+enum Bound {
+    /// Multiplications and additions.
+    Operations(u64, Dtype),
+    /// Bytes that are read and written.
+    Bytes(u64),
 }
 
 impl Suite {
@@ -33,7 +40,7 @@ impl Suite {
             .warm_up_time(Duration::from_millis(300))
             .measurement_time(Duration::from_secs(2))
             .configure_from_args();
-        Self { criterion, began: SystemTime::now(), products: Vec::new() }
+        Self { criterion, began: SystemTime::now(), bounded: Vec::new() }
     }
 
     /// Products of matrices: `operations` multiplications and additions of that dtype.
@@ -44,14 +51,15 @@ impl Suite {
         (operations, dtype): (u64, Dtype),
         run: impl FnMut() -> Result<Array>,
     ) {
-        self.products.push(Product { group, name: name.to_owned(), operations, dtype });
+        self.bounded.push(Bounded { group, name: name.to_owned(), by: Bound::Operations(operations, dtype) });
         self.array(group, name, Throughput::Elements(operations), run);
     }
 
     /// Work that is bound by reading `[x, …]` and writing its result.
     pub fn elementwise(&mut self, group: &'static str, name: &str, read: &[&Array], run: impl Fn() -> Result<Array>) {
-        let bytes = read.iter().map(|x| x.nbytes()).sum::<usize>() + run().map_or(0, |y| y.nbytes());
-        self.array(group, name, Throughput::Bytes(bytes as u64), run);
+        let bytes = (read.iter().map(|x| x.nbytes()).sum::<usize>() + run().map_or(0, |y| y.nbytes())) as u64;
+        self.bounded.push(Bounded { group, name: name.to_owned(), by: Bound::Bytes(bytes) });
+        self.array(group, name, Throughput::Bytes(bytes), run);
     }
 
     fn array(
@@ -80,31 +88,53 @@ impl Suite {
         group_of.finish();
     }
 
-    /// The table of the products that were measured.
+    /// The table of what was measured and has a ceiling.
     pub fn finish(self) -> std::result::Result<(), Box<dyn std::error::Error>> {
         self.criterion.final_summary();
-        let measured: Vec<(&Product, f64)> =
-            self.products.iter().filter_map(|product| Some((product, product.seconds(self.began)?))).collect();
+        let measured: Vec<(&Bounded, f64)> =
+            self.bounded.iter().filter_map(|bounded| Some((bounded, bounded.seconds(self.began)?))).collect();
         if measured.is_empty() {
             return Ok(());
         }
-        let rates = doctor::report()?.rates;
-        println!("{:<40} {:>12} {:>14} {:>12}", "product", "median", "GFLOP/s", "of a matmul");
-        for (product, seconds) in measured {
-            let dtype = if product.dtype == Dtype::Bfloat16 { "bf16" } else { "f32" };
-            let ceiling = rates.iter().find(|rate| rate.dtype == dtype).map_or(f64::NAN, |rate| rate.gflops);
-            let name = format!("{}/{}", product.group, product.name);
-            let gflops = product.operations as f64 / seconds / 1e9;
-            println!("{name:<40} {:>9.3} ms {gflops:>14.1} {:>10.0} %", seconds * 1e3, gflops / ceiling * 100.0);
+        let (rates, memory) = (doctor::report()?.rates, memory_rate()?);
+        println!("{:<40} {:>12} {:>14} {:>12}", "", "median", "rate", "of the most");
+        for (Bounded { group, name, by }, seconds) in measured {
+            let (rate, unit, most) = match *by {
+                Bound::Operations(operations, dtype) => {
+                    let dtype = if dtype == Dtype::Bfloat16 { "bf16" } else { "f32" };
+                    let most = rates.iter().find(|rate| rate.dtype == dtype).map_or(f64::NAN, |rate| rate.gflops);
+                    (operations as f64 / seconds / 1e9, "GFLOP/s", most)
+                }
+                Bound::Bytes(bytes) => (bytes as f64 / seconds / 1e9, "GB/s", memory),
+            };
+            let name = format!("{group}/{name}");
+            println!("{name:<40} {:>9.3} ms {rate:>8.1} {unit:<7} {:>9.0} %", seconds * 1e3, rate / most * 100.0);
         }
         for rate in rates {
             println!("matmul of {} x {} in {}: {:.1} GFLOP/s", rate.size, rate.size, rate.dtype, rate.gflops);
         }
+        println!("addition over {} MB: {memory:.1} GB/s", STREAM >> 18);
         Ok(())
     }
 }
 
-impl Product {
+/// Numbers of an array that no processor's cache holds.
+const STREAM: i32 = 1 << 26;
+
+/// Bytes a nanosecond that adding to a large array reads and writes: the best of five.
+fn memory_rate() -> Result<f64> {
+    let x = Array::zeros::<f32>(&[STREAM])?;
+    x.eval()?;
+    let mut best = f64::INFINITY;
+    for _ in 0..5 {
+        let begin = Instant::now();
+        math::offset(&x, 1.0)?.eval()?;
+        best = best.min(begin.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * x.nbytes() as f64 / best / 1e9)
+}
+
+impl Bounded {
     /// The median that was written since `began`.
     fn seconds(&self, began: SystemTime) -> Option<f64> {
         let file = results().join(self.group).join(&self.name).join("new/estimates.json");

@@ -92,12 +92,14 @@ pub(crate) struct Output {
     pub output: Option<String>,
 }
 
-/// Where the reference keeps the channels of its activations. Ours keep them last.
+/// The order of the axes of the reference's activations. Ours keep channels last and heads beside them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActivationLayout {
     /// `[B, C, spatial…]`.
     ChannelsFirst,
+    /// `[B, H, L, D]`, where ours are `[B, L, H, D]`.
+    HeadsFirst,
     /// `[B, spatial…, C]`, as ours.
     #[default]
     ChannelsLast,

@@ -101,7 +101,7 @@
 //! [[rule]]
 //! verb = "layout"
 //! reference = "decoder.**"
-//! layout = "channels_first"           # or "channels_last"
+//! layout = "channels_first"           # or "heads_first", "channels_last"
 //!
 //! [[rule]]
 //! verb = "unobserved"

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{Error, Result, Windows};
 use clap::{Args, Subcommand};
+use framework::KvCache;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -32,6 +33,9 @@ pub struct Perplexity {
     /// Tokens from one window to the next: fewer is slower, and gives a token more before it. By default half a window.
     #[arg(long, value_name = "TOKENS", allow_negative_numbers = true)]
     stride: Option<usize>,
+    /// Keep keys and values in so many bits, 4 or 8, to see what that costs.
+    #[arg(long, value_name = "BITS", allow_negative_numbers = true)]
+    kv_bits: Option<i32>,
 }
 
 /// Measures.
@@ -44,12 +48,15 @@ impl Perplexity {
     fn run(&self, show: &Show) -> Result<()> {
         let text = text_file(&self.file)?;
         self.windows(self.context.unwrap_or(CONTEXT)).validate().map_err(as_option)?;
+        if let Some(bits) = self.kv_bits {
+            KvCache::growing().packed(bits).map_err(|error| as_option(error.into()))?;
+        }
         let model = chat::open(&self.model, show)?;
         let tokens = model.tokenizer().encode(&text, true)?;
         let windows = self.windows(self.context.unwrap_or(model.context()?.min(CONTEXT)));
         let total = tokens.len().saturating_sub(1) as u64;
         let mut failure = None;
-        let scored = model.perplexity(&tokens, windows, &mut |done| {
+        let scored = model.perplexity(&tokens, windows, self.kv_bits, &mut |done| {
             note_failure(show.progress("score", Unit::Things("tokens"), done as u64, total), &mut failure)
         });
         let scored = failure.map_or(scored, Err).map_err(|error| match error {
@@ -64,6 +71,7 @@ impl Perplexity {
             "tokens": scored.tokens,
             "context": context,
             "stride": stride,
+            "kv_bits": self.kv_bits,
         });
         show.event("perplexity", fields)?;
         show.text(&format!(

@@ -230,7 +230,7 @@ pub fn main() -> ExitCode {
         Command::Chat { prompt, chat, model, sampling } => chat::chat(prompt.as_deref(), chat, model, sampling, &show),
         Command::Eval { what } => eval::run(what, &show),
         Command::Trace(arguments) => trace::run(arguments, &show),
-        Command::Sigmas(arguments) => sigmas::run(arguments, &show),
+        Command::Sigmas(arguments) => sigmas::run(arguments, &show).map_err(as_option),
         Command::Generate(arguments) => generate::run(arguments, &show),
         Command::Plan(arguments) => plan::run(arguments, &show),
         Command::Train(arguments) => train::run(arguments, &show),

@@ -5,14 +5,18 @@ use super::{
     table::{columns, count},
 };
 use crate::{
-    Result,
+    Error, Result,
     cache::Cache,
     published::{Published, find, published},
 };
 use serde_json::json;
+use std::path::Path;
 
 /// Prints the row of one model as JSON.
 pub fn one(id: &str, show: &Show) -> Result<()> {
+    if id.starts_with("hf:") || Path::new(id).exists() {
+        return Err(Error::argument("id", format!("{id} has no row; `zoo inspect {id}` shows what it is")));
+    }
     let row = find(id)?;
     show.event("model", serde_json::to_value(row).unwrap_or_default())?;
     show.text(&format!("{:#}\n", json!(row)))

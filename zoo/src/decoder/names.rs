@@ -1,7 +1,7 @@
 //! What the tensors of a decoder are called in files.
 
 use super::{DecoderSpec, Mixture, Wiring};
-use framework::weights::{Header, RowOrder, WeightMap};
+use framework::weights::{ActivationLayout, Header, RowOrder, WeightMap};
 
 /// What a family calls differently from the others.
 #[derive(Clone, Copy, Debug)]
@@ -111,8 +111,7 @@ fn rooted(root: &str, spec: &DecoderSpec, naming: Naming, files: ExpertFiles) ->
     }
     if naming.heads_first {
         for norm in ["q_norm", "k_norm"] {
-            map =
-                map.unobserved(&of(&format!("layers.{{i}}.self_attn.{norm}")), "[B, H, L, D] there, [B, L, H, D] here");
+            map = map.layout(&of(&format!("layers.{{i}}.self_attn.{norm}")), ActivationLayout::HeadsFirst);
         }
     }
     if let Some(mixture) = spec.sparse() {

@@ -83,7 +83,7 @@ impl LanguageModel {
         }
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let pads: Vec<i32> = prompts.iter().map(|prompt| (longest - prompt.len()) as i32).collect();
-        let mut state = request.state(model)?;
+        let mut state = super::empty_state(model, request.kv_bits)?;
         let mut feed = |columns: &[Vec<u32>]| {
             let width = columns.first().map_or(0, Vec::len);
             let ids = math::array(&columns.concat(), &[columns.len() as i32, width as i32])?;

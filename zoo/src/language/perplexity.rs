@@ -2,7 +2,7 @@
 
 use super::LanguageModel;
 use crate::{Error, Result, error::go_on, task::CausalLm};
-use framework::{Array, Dtype, Error as Inner, math};
+use framework::{Array, Dtype, Error as Inner, KvCache, math};
 use mlx_rs::ops;
 use std::ops::{ControlFlow, Range};
 
@@ -69,18 +69,20 @@ impl Windows {
 
 impl LanguageModel {
     /// The perplexity of a sequence of tokens, over strided windows
-    /// (<https://huggingface.co/docs/transformers/perplexity>). `observer` is told how many tokens are scored.
+    /// (<https://huggingface.co/docs/transformers/perplexity>). With `kv_bits`, 4 or 8, every token sees packed keys and values, its
+    /// own too. `observer` is told how many tokens are scored.
     ///
     /// The guide weighs the mean of each window by one token fewer than it scores; here every token counts the same.
     ///
     /// # Errors
     /// When there are fewer than two tokens, a window is longer than the model's context or shorter than two, or the stride
-    /// is 0 or more than the window; a token that the model does not have; logits that are not finite;
-    /// [`Error::Cancelled`] when the observer breaks.
+    /// is 0 or more than the window; bits or heads that cannot be [packed](KvCache::packed); a token that the model does not
+    /// have; logits that are not finite; [`Error::Cancelled`] when the observer breaks.
     pub fn perplexity(
         &self,
         tokens: &[u32],
         windows: Windows,
+        kv_bits: Option<i32>,
         observer: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Perplexity> {
         let model = self.lm()?;
@@ -91,7 +93,8 @@ impl LanguageModel {
             // What is predicted: all but the first of the text, which is also the first of its window.
             let scored = scored.min(window.len().saturating_sub(1));
             let mut told = |done: usize| Ok(go_on(observer(score.tokens.saturating_add(done)))?);
-            let nats = read_window(model, window, scored, &mut told)?;
+            let mut state = super::empty_state(model, kv_bits)?;
+            let nats = read_window(model, &mut state, window, scored, &mut told)?;
             score.nats += nats;
             score.tokens = score.tokens.saturating_add(scored);
         }
@@ -121,11 +124,11 @@ impl LanguageModel {
 /// Reads a window from its beginning → the sum of `−ln p` of its last `scored` tokens.
 fn read_window(
     model: &dyn CausalLm,
+    state: &mut [KvCache],
     window: &[u32],
     scored: usize,
     told: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<f64> {
-    let mut state = model.state();
     let predicted = window.get(1..).unwrap_or_default();
     // The last token of a window predicts nothing in it.
     let read = window.get(..predicted.len()).unwrap_or_default();
@@ -133,7 +136,7 @@ fn read_window(
     let (mut nats, mut done) = (0.0, 0_usize);
     for (ids, targets) in read.chunks(CHUNK).zip(predicted.chunks(CHUNK)) {
         let ids = math::array(ids, &[1, ids.len() as i32])?;
-        let each = losses(&model.next_of_each(&ids, &mut state)?, targets)?;
+        let each = losses(&model.next_of_each(&ids, state)?, targets)?;
         nats += each.iter().skip(skipped.saturating_sub(done)).map(|&loss| f64::from(loss)).sum::<f64>();
         done = done.saturating_add(targets.len());
         told(done.saturating_sub(skipped))?;

@@ -13,6 +13,7 @@ mod gguf;
 mod json;
 mod limits;
 mod metadata;
+mod metered;
 mod padded;
 mod snapshot;
 mod split;

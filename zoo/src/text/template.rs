@@ -12,8 +12,8 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::json::tojson;
-use super::limits::{self, Kept};
+use super::limits::Budget;
+use super::metered::metered;
 use crate::error::{Error, Result};
 
 /// One message of a conversation. Templates see it as it is serialised.
@@ -57,8 +57,7 @@ impl Message {
 /// fields and of the several names for reasoning. `{% generation %}` blocks render their content.
 ///
 /// A template is data from a stranger, so it runs with a bounded number of instructions, a bounded output and a stack
-/// that these cannot overflow, and what filters multiply and variables hold is bounded. The engine's own `*` is not: each makes a
-/// text of up to 100 MB.
+/// that these cannot overflow, and what its operators, filters and captured texts come to is bounded.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     /// By name: `default`, and `tool_use` for requests with tools.
@@ -200,25 +199,24 @@ fn run(name: &str, source: &str, variables: &Value, fuel: u64) -> Result<String>
     let failed = |error: minijinja::Error| Error::template(describe(name, &error));
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.map_err(failed)?);
+    let syntax = syntax.map_err(failed)?;
+    environment.set_syntax(syntax.clone());
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_unknown_method_callback(|state, value, method, arguments| {
-        limits::affordable(method, &[std::slice::from_ref(value), arguments].concat())?;
+    let budget = Budget::new(bytes(variables), usize::try_from(count(variables)).unwrap_or(usize::MAX));
+    let methods = budget.clone();
+    environment.set_unknown_method_callback(move |state, value, method, arguments| {
+        methods.make(method, &[std::slice::from_ref(value), arguments].concat())?;
         unknown_method_callback(state, value, method, arguments)
     });
     environment.set_fuel(Some(fuel));
-    limits::bound(&mut environment);
-    let kept = Kept::default();
-    environment.add_filter("tojson", tojson);
+    budget.govern(&mut environment);
     environment.add_filter("length", length);
     environment.add_filter("count", length);
     environment.add_test("iterable", is_iterable);
     environment.add_function("raise_exception", raise_exception);
-    let (in_namespace, in_variable) = (kept.clone(), kept);
-    environment.add_function("storable", move |value: minijinja::Value| storable(in_namespace.check(value)?));
-    environment.add_function("holdable", move |value: minijinja::Value| in_variable.check(value));
+    environment.add_filter("storable", storable);
     environment.add_function("strftime_now", strftime_now);
-    let source = portable(source);
+    let source = metered(&portable(source), syntax).map_err(Error::template)?;
     let mut output = Bounded(Vec::new());
     environment
         .add_template(name, &source)
@@ -254,7 +252,7 @@ fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
 /// `transformers` puts around what the model said. These have a scope of their own, like `with`.
 ///
 /// Namespaces are the only values that can change, so they alone can come to hold themselves, and the engine walks
-/// values without looking. What is stored in one goes through [`storable`] first, and what a variable holds is [counted](Kept).
+/// values without looking. What is stored in one goes through [`storable`] first.
 fn portable(source: &str) -> String {
     let source = joined(&source.replace("\r\n", "\n").replace('\r', "\n"));
     let mut output = String::with_capacity(source.len());
@@ -272,11 +270,11 @@ fn portable(source: &str) -> String {
                 rest = end;
             }
         }
-        if let Some((check, value, end)) = stored(name) {
+        if let Some((value, end)) = stored(name) {
             output.extend(tag.strip_suffix(value));
-            output.push_str(check);
+            output.push_str(" (");
             output.extend(value.strip_suffix(end));
-            output.push_str("))");
+            output.push_str(")|storable");
             rest = end;
         }
     }
@@ -316,19 +314,18 @@ fn joined(source: &str) -> String {
     output
 }
 
-/// For a tag like `set target = value %}…`: what checks the value, the text from the value on, and that after it.
-fn stored(tag: &str) -> Option<(&'static str, &str, &str)> {
+/// For a tag like `set target.field = value %}…`: the text from the value on, and that after it.
+fn stored(tag: &str) -> Option<(&str, &str)> {
     let (target, value) = tag.strip_prefix("set")?.split_once('=')?;
     let is_name = |character: char| character.is_alphanumeric() || "_., \t\n".contains(character);
-    if !target.starts_with(char::is_whitespace) || !target.chars().all(is_name) {
+    if !target.starts_with(char::is_whitespace) || !target.contains('.') || !target.chars().all(is_name) {
         return None;
     }
-    let check = if target.contains('.') { " storable((" } else { " holdable((" };
     let mut quote = None;
     let mut rest = value;
     loop {
         if quote.is_none() && ["%}", "-%}", "+%}"].iter().any(|end| rest.starts_with(end)) {
-            return Some((check, value, rest));
+            return Some((value, rest));
         }
         let mut characters = rest.chars();
         match (quote, characters.next()?) {
@@ -399,6 +396,16 @@ fn count(value: &Value) -> u64 {
         _ => 0,
     };
     inner.saturating_add(1)
+}
+
+/// Bytes of the texts within `value`.
+fn bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(bytes).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| name.len().saturating_add(bytes(value))).sum(),
+        _ => 0,
+    }
 }
 
 /// A buffer that refuses to grow beyond the longest prompt.
@@ -551,10 +558,27 @@ mod tests {
         assert!(one(forever).contains("too long"));
         let recursive = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
         assert!(one(recursive).contains("recursion"));
-        let parenthesised = format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000));
+        let parenthesised = format!("{{{{ {}1{} }}}}", "(".repeat(1_000), ")".repeat(1_000));
         assert!(one(&parenthesised).contains("recursion"));
-        let long = "{% for i in range(2000) %}{{ 'x' * 100000 }}{% endfor %}";
-        assert!(one(long).contains("prompt is longer"));
+        let long = "{% set x = 'x' * 1000000 %}{% for i in range(2000) %}{{ x }}{% endfor %}";
+        assert!(one(long).contains("writes more than"));
+    }
+
+    #[test]
+    fn what_would_overflow_the_stack_is_refused() {
+        for piece in ["~a", "|e", ".a", "*1", "+1", "[0]", "()", " if a else a", " and a", " is a", "[0:]", "{}"] {
+            for times in [1_200, 300_000] {
+                let source = format!("{{{{ a{} }}}}", piece.repeat(times));
+                let answer = one(&source);
+                assert!(
+                    times < 300_000 || answer.contains("too long") || answer.contains("syntax error"),
+                    "{piece}: {answer}"
+                );
+            }
+        }
+        for (times, expected) in [(900, ""), (80_000, "chat template: it has too many branches")] {
+            assert_eq!(one(&format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(times))), expected);
+        }
     }
 
     #[test]
@@ -591,12 +615,9 @@ mod tests {
     #[test]
     fn assignments_are_told_from_other_tags() {
         for (source, expected) in [
-            ("{% set ns.x = 1 %}", "{% set ns.x = storable(( 1 ))%}"),
-            ("{%- set ns.x=a -%}", "{%- set ns.x= storable((a ))-%}"),
-            (
-                "{% set x = ns.x %}{% set ns.x %}a{% endset %}",
-                "{% set x = holdable(( ns.x ))%}{% set ns.x %}a{% endset %}",
-            ),
+            ("{% set ns.x = 1 %}", "{% set ns.x = ( 1 )|storable%}"),
+            ("{%- set ns.x=a -%}", "{%- set ns.x= (a )|storable-%}"),
+            ("{% set x = ns.x %}{% set ns.x %}a{% endset %}", "{% set x = ns.x %}{% set ns.x %}a{% endset %}"),
             ("{% if a.b == 1 %}{% set ns.x = 1", "{% if a.b == 1 %}{% set ns.x = 1"),
         ] {
             assert_eq!(portable(source), expected);

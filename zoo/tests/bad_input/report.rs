@@ -1,7 +1,7 @@
 //! The messages as a document.
 
 use crate::case::{Case, Shown};
-use std::{env, fs, path::Path};
+use std::{collections::BTreeMap, env, fs, path::Path};
 
 const HEAD: &str = "# What `zoo` says to bad input
 
@@ -15,7 +15,10 @@ it anew.
 
 /// The page.
 pub fn render(sections: &[(&str, Vec<(Case, Shown)>)]) -> String {
-    let mut page = HEAD.to_owned();
+    let mut page = HEAD.to_owned() + "\n| command | kinds of bad input |\n|---|---|\n";
+    for (command, kinds) in counts(sections.iter().flat_map(|(_, cases)| cases)) {
+        page += &format!("| `zoo {command}` | {kinds} |\n");
+    }
     for (title, cases) in sections {
         page += &format!("\n## {title}\n");
         for (Case { name, command, .. }, Shown { status, output, errors }) in cases {
@@ -25,6 +28,16 @@ pub fn render(sections: &[(&str, Vec<(Case, Shown)>)]) -> String {
         }
     }
     page
+}
+
+/// How many cases each command has; what comes after `zoo` and is an option or no command of ours counts as such.
+fn counts<'a>(cases: impl Iterator<Item = &'a (Case, Shown)>) -> BTreeMap<&'a str, usize> {
+    let mut counts = BTreeMap::new();
+    for (Case { command, .. }, _) in cases {
+        let after = command.split_whitespace().skip_while(|word| *word != "zoo").nth(1);
+        *counts.entry(after.unwrap_or_default()).or_default() += 1;
+    }
+    counts
 }
 
 /// Holds the page against the one in the tree, or replaces that.

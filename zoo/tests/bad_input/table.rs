@@ -40,6 +40,9 @@ pub fn sections() -> Vec<(&'static str, Vec<Case>)> {
         ("Fetching", fetching()),
         ("Training", training()),
         ("Measurements", measurements()),
+        ("Plans", plans()),
+        ("Noise schedules", schedules()),
+        ("Lists and completions", lists()),
         ("Traces", traces()),
         ("For programs", programs()),
         ("Command lines", command_lines()),
@@ -304,7 +307,18 @@ fn packing() -> Vec<Case> {
         "Bits that MLX has not", "zoo quantize DIR/snapshot --bits 7 --out DIR/packed", fine;
         "Groups that MLX has not", "zoo quantize DIR/snapshot --group-size 48 --out DIR/packed", fine;
         "Groups that fit no matrix", "zoo quantize DIR/snapshot --group-size 128 --out DIR/packed", fine;
+        "Bits below 0", "zoo quantize DIR/snapshot --bits -4 --out DIR/packed", fine;
+        "Bits that are no number", "zoo quantize DIR/snapshot --bits four --out DIR/packed", fine;
         "A file that is no snapshot", "zoo quantize DIR/model.gguf --out DIR/packed", fine;
+        "A snapshot to pack that is not there", "zoo quantize DIR/none --out DIR/packed", fine;
+        "A snapshot to pack with a shard missing", "zoo quantize DIR/sharded --group-size 32 --out DIR/packed", |world| {
+            world.remove("sharded/model-00002-of-00002.safetensors");
+        };
+        "A snapshot to pack of a model that is unknown", "zoo quantize DIR/snapshot --group-size 32 --out DIR/packed", |world| {
+            world.config("model_type", json!("hal"));
+        };
+        "A folder below a file", "zoo quantize DIR/snapshot --group-size 32 --out DIR/question/packed", fine;
+        "No folder to write into", "zoo quantize DIR/snapshot --bits 4", fine;
         "A folder that holds something", "zoo quantize DIR/snapshot --group-size 32 --out DIR/sharded", fine;
         "Weights that another tool packed", "zoo complete hello --model DIR/snapshot", |world| {
             world.config("quantization_config", json!({"quant_method": "gptq", "bits": 4}));
@@ -737,7 +751,57 @@ fn perplexities() -> Vec<Case> {
         };
         "A stride of 0", "zoo eval ppl DIR/question --stride 0 --model DIR/none", fine;
         "A stride longer than the window", "zoo eval ppl DIR/question --context 8 --stride 9 --model DIR/none", fine;
+        "Bits of a cache that are not offered, in eval", "zoo eval ppl DIR/question --kv-bits 3 --model DIR/none", fine;
+        "A cache in 4 bits of heads that are too small", "zoo eval ppl DIR/text --kv-bits 4 --model DIR/snapshot", |world| {
+            world.write("text", "hello world hello");
+        };
+    ]
+}
+
+fn plans() -> Vec<Case> {
+    cases![
+        "A plan of no steps", "zoo plan --model DIR/flux --steps 0", flux;
+        "A plan of a width that is no multiple", "zoo plan --model DIR/flux --width 100", flux;
+        "A plan of a picture that is too large", "zoo plan --model DIR/flux --width 1000000 --height 1000000", flux;
+        "A plan with a sampler that is unknown", "zoo plan --model DIR/flux --sampler eular", flux;
+        "A plan with a guidance that is no number", "zoo plan --model DIR/flux --guidance NaN", flux;
+        "A plan of no pictures", "zoo plan --model DIR/flux --count 0", flux;
+        "A plan of a model that is unknown", "zoo plan --model flux.2-dev", fine;
+        "A plan of a language model", "zoo plan --model DIR/snapshot", fine;
+        "A plan of what is not there", "zoo plan --model DIR/none", fine;
+        "A plan from a picture of another program", "zoo plan --from DIR/question", fine;
+        "A plan with an option of another command", "zoo plan --model DIR/flux --max-tokens 5", flux;
+    ]
+}
+
+fn schedules() -> Vec<Case> {
+    cases![
+        "A schedule that is unknown", "zoo sigmas --schedule karas --steps 4", fine;
+        "A schedule without steps", "zoo sigmas --schedule karras", fine;
+        "A schedule of no steps", "zoo sigmas --steps 0", fine;
+        "A strength above 1", "zoo sigmas --steps 4 --strength 1.5", fine;
+        "A shift that is no number", "zoo sigmas --steps 4 --shift NaN", fine;
+        "An option of another schedule", "zoo sigmas --schedule flow --steps 4 --rho 5", fine;
+        "A height without a width", "zoo sigmas --schedule logit_normal --steps 4 --height 512", fine;
+        "Levels that rise", "zoo sigmas --schedule fixed --sigmas 0.2,0.9,0", fine;
+        "No levels", "zoo sigmas --schedule fixed", fine;
+        "Betas that are unknown", "zoo sigmas --schedule normal --steps 4 --betas cubic", fine;
+    ]
+}
+
+fn lists() -> Vec<Case> {
+    cases![
+        "A row that is not in the list", "zoo models qwen3-9b", fine;
+        "A folder in place of an id", "zoo models DIR/snapshot", fine;
+        "A repository in place of an id", "zoo models hf:maker/model", fine;
+        "An empty id", "zoo models ''", fine;
+        "Two ids", "zoo models qwen3-8b qwen3-4b", fine;
+        "An option that the list does not have", "zoo models --all", fine;
+        "One model and the table of all", "zoo models qwen3-8b --markdown", fine;
         "A shell that is unknown", "zoo completions cmd", fine;
+        "No shell", "zoo completions", fine;
+        "Two shells", "zoo completions bash zsh", fine;
+        "A model where none is asked about", "zoo doctor qwen3-8b", fine;
     ]
 }
 

@@ -180,3 +180,60 @@ fn done(status: i32) -> Result<()> {
     let refused = || mlx_rs::error::Exception::custom("MLX refused a product of a matrix and a vector");
     if status == 0 { Ok(()) } else { Err(Error::from(refused())) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Init, Route, Weight, testing::difference};
+
+    /// What the kernel takes, where there is one: on a CPU, MLX adds packed products of 16 bits up in 16 bits.
+    fn dtype() -> Dtype {
+        if memory::is_on_cpu().unwrap() { Dtype::Float32 } else { Dtype::Bfloat16 }
+    }
+
+    /// The largest difference, as a share of the largest number.
+    fn apart(y: &Array, expected: &Array) -> f32 {
+        let y = y.as_dtype(Dtype::Float32).unwrap();
+        let most = expected.abs().unwrap().max(None).unwrap();
+        difference(&y, expected) / math::read::<f32>(&most).unwrap()[0]
+    }
+
+    /// Whatever computes it here.
+    #[test]
+    fn a_row_is_multiplied_as_by_the_unpacked_matrix() {
+        let mut init = Init::new(dtype(), 5);
+        for (rows, columns) in [(1, 64), (37, 192), (64, 1024), (130, 2560)] {
+            for packing in [None, Some((64, 4)), Some((64, 8)), Some((32, 4))] {
+                let x = init.normal(&[2, 5, columns], 1.0).unwrap().get();
+                let last = math::slice(&math::slice(&x, 0, 1, 2).unwrap(), 1, 4, 5).unwrap();
+                let mut weight = Weight::Dense(init.normal(&[rows, columns], 1.0).unwrap());
+                packing.map_or(Ok(()), |(group, bits)| weight.quantise(group, bits)).unwrap();
+                let y = weight.matmul(&last, None).unwrap();
+                assert_eq!((y.shape(), y.dtype()), (&[1, 1, rows][..], dtype()));
+                weight.dequantise(Dtype::Float32).unwrap();
+                let wide = match weight {
+                    Weight::Dense(weight) => weight.get().as_dtype(Dtype::Float32).unwrap(),
+                    Weight::Affine(_) => panic!("it is unpacked"),
+                };
+                let expected = last.as_dtype(Dtype::Float32).unwrap().matmul(wide.transpose().unwrap()).unwrap();
+                assert!(apart(&y, &expected) < 0.01, "{rows} {columns} {packing:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_go_through_the_matrices_of_their_indices() {
+        let mut init = Init::new(dtype(), 6);
+        let indices = [4_u32, 0, 0, 2];
+        for packing in [None, Some((64, 4)), Some((64, 8))] {
+            let x = init.normal(&[4, 128], 1.0).unwrap().get();
+            let mut stack = Weight::Dense(init.normal(&[5, 48, 128], 1.0).unwrap());
+            packing.map_or(Ok(()), |(group, bits)| stack.quantise(group, bits)).unwrap();
+            let route = Route { indices: math::array(&indices, &[4]).unwrap(), sorted: false };
+            let y = stack.gather(&x, &route).unwrap();
+            stack.dequantise(Dtype::Float32).unwrap();
+            let expected = stack.gather(&x.as_dtype(Dtype::Float32).unwrap(), &route).unwrap();
+            assert!(apart(&y, &expected.as_dtype(Dtype::Float32).unwrap()) < 0.01, "{packing:?}");
+        }
+    }
+}

@@ -1,9 +1,9 @@
-// y[b, n] = Σ_k x[b, k] · W[index(b), n, k], with W as numbers of T, or as integers of BITS bits with a scale and a bias
-// for each GROUP of them. A warp makes ROWS rows of y; a lane reads 16 bytes of each at a time. What is not read (scales
-// and biases of numbers, index without GATHER) is any array.
+// y[b, n] = Σ_k x[b, k] · W[index(b), n, k], with W as integers of BITS bits and a scale and a bias for each GROUP of them.
+// A warp makes ROWS rows of y; a lane reads 16 bytes of each at a time. Without GATHER, index is any array.
 constexpr int V = 128 / BITS;
 const int N = w_shape[1];
-const int K = BITS == 16 ? w_shape[2] : w_shape[2] * (32 / BITS);
+constexpr int P = 32 / BITS;
+const int K = w_shape[2] * P;
 const int lane = threadIdx.x % 32;
 const int row = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * ROWS;
 if (row >= N) return;
@@ -38,22 +38,12 @@ for (int k = lane; k < K / V; k += 32) {
   }
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
+    const unsigned part[4] = {read[r].x, read[r].y, read[r].z, read[r].w};
     float dot = 0;
-    if constexpr (BITS == 16) {
-      const T* each = reinterpret_cast<const T*>(&read[r]);
 #pragma unroll
-      for (int j = 0; j < V; j++) dot += float(each[j]) * xs[j];
-      sums[r] += dot;
-    } else {
-      const unsigned part[4] = {read[r].x, read[r].y, read[r].z, read[r].w};
-      constexpr int P = 32 / BITS;
-#pragma unroll
-      for (int j = 0; j < V; j++) {
-        dot += float((part[j / P] >> (j % P * BITS)) & ((1u << BITS % 32) - 1)) * xs[j];
-      }
-      const size_t g = groups[r] + k * V / GROUP;
-      sums[r] += float(scales[g]) * dot + float(biases[g]) * sum;
-    }
+    for (int j = 0; j < V; j++) dot += float((part[j / P] >> (j % P * BITS)) & ((1u << BITS) - 1)) * xs[j];
+    const size_t g = groups[r] + k * V / GROUP;
+    sums[r] += float(scales[g]) * dot + float(biases[g]) * sum;
   }
 }
 #pragma unroll

@@ -1,4 +1,5 @@
-//! Products of a matrix and a vector on CUDA, as fast as memory is read: what generating tokens spends its time on.
+//! Products of a packed matrix and a vector on CUDA: what generating tokens spends its time on. MLX has a kernel too,
+//! which adds numbers of 16 bits up in 16 bits and takes twice the time.
 
 use crate::{Array, Dtype, Error, Result, math, memory};
 use mlx_rs::Stream;
@@ -14,17 +15,13 @@ const SOURCE: &str = concat!(include_str!("matvec.cu"), "\0");
 /// Warps of a block.
 const WARPS: i32 = 4;
 
-/// A matrix `[N, K]`, or a stack `[E, N, K]`, as its buffers have it.
-pub(crate) struct Matrix<'a> {
-    /// Numbers of 16 bits; or integers in words of 32 bits.
-    pub words: &'a Array,
-    /// Of integers: a scale and a bias for each group.
-    pub packed: Option<Packed<'a>>,
-}
-
-/// How integers become numbers.
+/// A packed matrix `[N, K]`, or a stack `[E, N, K]`, as its buffers have it.
 pub(crate) struct Packed<'a> {
+    /// Integers in words of 32 bits.
+    pub words: &'a Array,
+    /// For each group.
     pub scales: &'a Array,
+    /// For each group.
     pub biases: &'a Array,
     pub group: i32,
     pub bits: i32,
@@ -48,43 +45,31 @@ pub(crate) fn differentiated<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-impl Matrix<'_> {
+impl Packed<'_> {
     /// `x Wᵀ` for rows `[B, K]`, each with the matrix of its index `[B]`, or all with the one that there is → `[B, N]`.
     /// Nothing where the kernel does not do it: elsewhere than on CUDA, in other dtypes and widths, under a gradient.
     pub fn product(&self, x: &Array, index: Option<&Array>) -> Result<Option<Array>> {
         let [batch, columns] = math::shape(x)?;
-        let Some(bits) = self.bits(x, columns)? else { return Ok(None) };
-        let [rows, width] = match self.words.shape() {
-            [rows, width] | [_, rows, width] => [*rows, *width],
-            _ => return Ok(None),
-        };
+        let ([rows, width] | [_, rows, width]) = *self.words.shape() else { return Ok(None) };
+        if !self.is_taken(x, columns)? {
+            return Ok(None);
+        }
         let words = self.words.reshape(&[-1, rows, width])?;
-        let (scales, biases) = self.packed.as_ref().map_or((x, x), |packed| (packed.scales, packed.biases));
-        let inputs = [x, &words, scales, biases, index.unwrap_or(x)];
         let each = if rows <= 4096 { 2 } else { 4 };
         let blocks = rows.saturating_add(each * WARPS - 1) / (each * WARPS);
-        let ints =
-            [(c"BITS", bits), (c"GROUP", self.packed.as_ref().map_or(8, |packed| packed.group)), (c"ROWS", each)];
         let config = Config::new()?;
         config.output(&[batch, rows], x.dtype())?;
         config.threads([blocks.saturating_mul(WARPS * 32), batch, 1], [WARPS * 32, 1, 1])?;
-        config.constants(x.dtype(), &ints, index.is_some())?;
-        Ok(Some(apply(&inputs, &config)?))
+        let constants = [(c"BITS", self.bits), (c"GROUP", self.group), (c"ROWS", each)];
+        config.constants(x.dtype(), &constants, index.is_some())?;
+        Ok(Some(apply(&[x, &words, self.scales, self.biases, index.unwrap_or(x)], &config)?))
     }
 
-    /// Bits of a number, if the kernel takes it.
-    fn bits(&self, x: &Array, columns: i32) -> Result<Option<i32>> {
-        let narrow = |x: &Array| matches!(x.dtype(), Dtype::Bfloat16 | Dtype::Float16);
-        if !cfg!(target_os = "linux") || memory::is_on_cpu()? || DIFFERENTIATED.get() || !narrow(x) {
-            return Ok(None);
-        }
-        Ok(match &self.packed {
-            None => (self.words.dtype() == x.dtype() && columns % 8 == 0).then_some(16),
-            Some(Packed { scales, group, bits, .. }) => {
-                let known = [4, 8].contains(bits) && group % 32 == 0 && columns % group == 0;
-                (known && scales.dtype() == x.dtype()).then_some(*bits)
-            }
-        })
+    fn is_taken(&self, x: &Array, columns: i32) -> Result<bool> {
+        let Self { scales, group, bits, .. } = self;
+        let narrow = matches!(x.dtype(), Dtype::Bfloat16 | Dtype::Float16) && scales.dtype() == x.dtype();
+        let known = [4, 8].contains(bits) && group % 32 == 0 && columns % group == 0;
+        Ok(cfg!(target_os = "linux") && narrow && known && !DIFFERENTIATED.get() && !memory::is_on_cpu()?)
     }
 }
 

@@ -1,10 +1,6 @@
 //! How a matrix is stored. Linear layers and embeddings hold one, so that no model mentions quantisation.
 
-use crate::{
-    Error, Module, Param, Result, Route, math,
-    matvec::{Matrix, Packed},
-    memory, tap,
-};
+use crate::{Error, Module, Param, Result, Route, math, matvec::Packed, memory, tap};
 use mlx_rs::{Array, Dtype, ops};
 
 /// From how many rows on a product unpacks a packed matrix, where that pays.
@@ -92,14 +88,9 @@ impl Weight {
 
     /// Rows `[B, columns]`, each with the matrix of its index `[B]` → `[B, rows]`, where there is a kernel for that.
     fn rows_of(&self, x: &Array, index: Option<&Array>) -> Result<Option<Array>> {
-        match self {
-            Self::Dense(weight) => Matrix { words: &weight.get(), packed: None }.product(x, index),
-            Self::Affine(Affine { weight, scales, biases, group, bits }) => {
-                let (scales, biases) = (&scales.get(), &biases.get());
-                let packed = Some(Packed { scales, biases, group: *group, bits: *bits });
-                Matrix { words: &weight.get(), packed }.product(x, index)
-            }
-        }
+        let Self::Affine(Affine { weight, scales, biases, group, bits }) = self else { return Ok(None) };
+        let (words, scales, biases) = (&weight.get(), &scales.get(), &biases.get());
+        Packed { words, scales, biases, group: *group, bits: *bits }.product(x, index)
     }
 
     /// `x Wᵀ` with the matrix of a stack that each row of `x` is sent to: `[…, columns]` → `[…, rows]`. The axes of `x`

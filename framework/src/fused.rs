@@ -58,17 +58,18 @@ mod tests {
         Init::new(dtype, shape.iter().sum::<i32>() as u64).normal(shape, 1.0).unwrap().get()
     }
 
+    /// Up to what a product and a sum in one rounding differ by.
     #[test]
     fn what_is_compiled_is_the_same_arithmetic_in_every_shape() {
         let shapes = [[&[2, 3][..], &[2, 3], &[3]], [&[5, 3], &[1, 3], &[3]], [&[4, 1, 2, 3], &[1, 7, 1, 1], &[2, 3]]];
-        for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+        for (dtype, apart) in [(Dtype::Float32, 1e-6), (Dtype::Bfloat16, 0.04)] {
             for shapes in shapes {
                 let inputs = shapes.map(|shape| random(shape, dtype));
                 let fused = compiled(0, product_and_sum).unwrap().apply(&inputs).unwrap();
                 let plain = product_and_sum(inputs.each_ref()).unwrap();
                 assert_eq!(fused[0].dtype(), dtype);
                 let [fused, plain] = [&fused[0], &plain].map(|x| x.as_dtype(Dtype::Float32).unwrap());
-                assert_eq!(difference(&fused, &plain), 0.0, "{shapes:?} {dtype:?}");
+                assert!(difference(&fused, &plain) < apart, "{shapes:?} {dtype:?}");
             }
         }
     }

@@ -102,7 +102,9 @@ impl Weight {
         {
             return Ok(y);
         }
-        let (x, indices) = (x.expand_dims(-2)?, &route.indices);
+        // A new axis would have a step of one, which CUDA's kernel for sorted rows takes for the distance of rows.
+        let (leading, columns) = x.shape().split_at(x.ndim().saturating_sub(1));
+        let (x, indices) = (x.reshape(&[leading, &[1], columns].concat())?, &route.indices);
         let y = match self {
             Self::Dense(weight) if x.dtype() != Dtype::Float32 && memory::is_on_cpu()? => {
                 gather_narrow(&x, &weight.get(), indices)?

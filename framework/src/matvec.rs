@@ -51,7 +51,8 @@ impl Packed<'_> {
     pub fn product(&self, x: &Array, index: Option<&Array>) -> Result<Option<Array>> {
         let [batch, columns] = math::shape(x)?;
         let ([rows, width] | [_, rows, width]) = *self.words.shape() else { return Ok(None) };
-        if !self.is_taken(x, columns)? {
+        let fits = width.checked_mul(32).is_some_and(|bits| bits == columns.saturating_mul(self.bits));
+        if !fits || !self.is_taken(x, columns)? {
             return Ok(None);
         }
         let words = self.words.reshape(&[-1, rows, width])?;

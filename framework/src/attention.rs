@@ -2,7 +2,7 @@
 
 use crate::{
     AnyNorm, AnyPosition, Cond, Error, Init, KvCache, Linear, Lowered, Module, Norm, Param, Position, Result, call,
-    math, memory, position::Angles, tap,
+    cuda::Packed, math, memory, position::Angles, tap,
 };
 use mlx_rs::{Array, fast, ops};
 
@@ -68,9 +68,9 @@ crate::module! {
 }
 
 /// Queries, and keys and values unless another layer has them: `[B, L, H·D]` each.
-struct Projected {
-    q: Array,
-    kv: Option<(Array, Array)>,
+pub(crate) struct Projected {
+    pub q: Array,
+    pub kv: Option<(Array, Array)>,
 }
 
 /// Queries `[B, L, H, D]` and keys `[B, L, Hkv, D]` after their norms and rotation; observed as `rotated#q`, `#k`.
@@ -91,10 +91,13 @@ impl Qkv {
         })
     }
 
-    fn project(&self, x: &Array, context: &Array, sizes: &Heads) -> Result<Projected> {
+    pub(crate) fn project(&self, x: &Array, context: &Array, sizes: &Heads) -> Result<Projected> {
         let (queries, keys) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
         match self {
             Self::Separate { q, k, v } => {
+                if let Some([q, k, v]) = of_one_token([q, k, v], x, context)? {
+                    return Ok(Projected { q, kv: Some((k, v)) });
+                }
                 let q = call!(q.forward(x))?;
                 let k = call!(k.forward(context))?;
                 Ok(Projected { q, kv: Some((k, call!(v.forward(context))?)) })
@@ -116,6 +119,17 @@ impl Qkv {
             }
             Self::Shared { q } => Ok(Projected { q: call!(q.forward(x))?, kv: None }),
         }
+    }
+}
+
+/// What three layers make of one token, where there is a kernel for that.
+fn of_one_token(layers: [&Linear; 3], x: &Array, context: &Array) -> Result<Option<[Array; 3]>> {
+    if !std::ptr::eq(x, context) {
+        return Ok(None);
+    }
+    match Linear::packed_for(layers, x)? {
+        Some([q, k, v]) if q.is_like(&k) && q.is_like(&v) => Packed::products(x, [&q, &k, &v]).map(Some),
+        _ => Ok(None),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Feed-forward networks.
 
-use crate::{Init, Linear, Module, Moe, Result, call, fused::fused, math};
+use crate::{Init, Linear, Module, Moe, Result, call, cuda::hidden, fused::fused, math};
 use mlx_rs::Array;
 use serde::Deserialize;
 
@@ -99,12 +99,22 @@ impl Glu {
         let up = Linear::new(dim, hidden, bias, init)?;
         Ok(Self { gate, up, down: Linear::new(hidden, dim, bias, init)?, activation })
     }
+
+    /// `a(W_g x) ∘ W₁ x`, where there is a kernel for that.
+    fn of_one_token(&self, x: &Array) -> Result<Option<Array>> {
+        match Linear::packed_for([&self.gate, &self.up], x)? {
+            Some([gate, up]) => hidden(x, [&gate, &up], self.activation, None),
+            None => Ok(None),
+        }
+    }
 }
 
 impl Ffn for Glu {
     fn forward(&self, x: &Array) -> Result<Array> {
-        let gate = call!(self.gate.forward(x))?;
-        let hidden = self.activation.gated(&gate, &call!(self.up.forward(x))?)?;
+        let hidden = match self.of_one_token(x)? {
+            Some(hidden) => hidden,
+            None => self.activation.gated(&call!(self.gate.forward(x))?, &call!(self.up.forward(x))?)?,
+        };
         call!(self.down.forward(&hidden))
     }
 }

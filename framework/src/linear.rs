@@ -1,6 +1,6 @@
 //! The linear layer, and the adapters that it may carry.
 
-use crate::{Init, Leaf, LeafMut, Module, Param, Result, Route, Weight};
+use crate::{Init, Leaf, LeafMut, Module, Param, Result, Route, Weight, cuda::Packed, tap};
 use mlx_rs::Array;
 use std::collections::BTreeMap;
 
@@ -43,6 +43,22 @@ impl Linear {
     pub fn forward(&self, x: &Array) -> Result<Array> {
         let y = self.weight.matmul(x, self.bias.as_ref())?;
         self.adapters.values().try_fold(y, |y, adapter| adapter.apply(x, y, None))
+    }
+
+    /// Packed matrices of layers that one row `[…, in]` goes through at once, where there are kernels for that, each layer
+    /// is its matrix alone, and nobody wants to see what each of them makes.
+    pub(crate) fn packed_for<const N: usize>(layers: [&Self; N], x: &Array) -> Result<Option<[Packed; N]>> {
+        let columns = x.shape().last().copied().unwrap_or_default();
+        if x.size() as i32 != columns || tap::is_watched() || !layers.iter().all(|layer| layer.is_bare()) {
+            return Ok(None);
+        }
+        let packed = layers.iter().map(|layer| Packed::of(&layer.weight, x)).collect::<Result<Option<Vec<_>>>>()?;
+        Ok(packed.and_then(|packed| packed.try_into().ok()))
+    }
+
+    /// Whether it is its matrix alone.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.bias.is_none() && self.adapters.is_empty()
     }
 }
 

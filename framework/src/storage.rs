@@ -1,10 +1,12 @@
 //! How a matrix is stored. Linear layers and embeddings hold one, so that no model mentions quantisation.
 
-use crate::{Error, Module, Param, Result, Route, math, matvec::Packed, memory, tap};
+use crate::{Error, Module, Param, Result, Route, cuda::Packed, math, memory, tap};
 use mlx_rs::{Array, Dtype, ops};
 
 /// From how many rows on a product unpacks a packed matrix, where that pays.
 const ROWS: usize = 32;
+/// The same for each matrix of a stack, all of which are unpacked: packed ones cost as much a row.
+const ROWS_OF_EACH: usize = 12;
 
 /// A matrix `[rows, columns]`, dense or packed; or a stack of them, `[E, rows, columns]`.
 #[derive(Debug)]
@@ -37,60 +39,42 @@ impl Affine {
         Ok(ops::dequantize(weight, scales, biases, self.group, self.bits)?)
     }
 
-    /// Whether a product with so many rows is faster from unpacked numbers: Metal has kernels for packed ones, elsewhere
-    /// dense products are so much faster that unpacking costs less than it spares.
-    fn pays_to_unpack(&self, x: &Array) -> bool {
-        let columns = x.shape().last().copied().unwrap_or(1).max(1) as usize;
-        !cfg!(target_vendor = "apple") && x.size() / columns >= ROWS
-    }
-
-    /// The same for a stack, of which all matrices would be unpacked.
-    fn pays_to_unpack_all(&self, x: &Array) -> bool {
-        let count = self.weight.shape().first().copied().unwrap_or(1).max(1) as usize;
-        let columns = x.shape().last().copied().unwrap_or(1).max(1) as usize;
-        !cfg!(target_vendor = "apple") && x.size() / columns >= count.saturating_mul(ROWS)
+    /// All of it in the dtype of `x`, if a product with so many rows is faster from that: Metal has kernels for packed
+    /// numbers, elsewhere dense products are so much faster that unpacking costs less than it spares.
+    fn unpacked_for(&self, x: &Array) -> Result<Option<Array>> {
+        let enough = match *self.weight.shape() {
+            [count, _, _] => ROWS_OF_EACH.saturating_mul(count.max(1) as usize),
+            _ => ROWS,
+        };
+        let rows = x.size() / math::last(x)?.max(1) as usize;
+        if cfg!(target_vendor = "apple") || rows < enough {
+            return Ok(None);
+        }
+        let all = self.dequantise(&self.weight.get(), &self.scales.get(), &self.biases.get())?;
+        tap::ask("unpacked", &all);
+        Ok(Some(all.as_dtype(x.dtype())?))
     }
 }
 
 impl Weight {
     /// `x Wᵀ`: `[…, columns]` → `[…, rows]`, plus the bias `[rows]` if there is one.
     pub fn matmul(&self, x: &Array, bias: Option<&Param>) -> Result<Array> {
-        if let Some(y) = self.matvec(x)? {
-            return bias.map_or(Ok(y.clone()), |bias| Ok(y.add(bias.get())?));
+        let packed = match self {
+            Self::Dense(weight) => return dense(x, &weight.get(), bias),
+            Self::Affine(packed) => packed,
+        };
+        if let Some(unpacked) = packed.unpacked_for(x)? {
+            return dense(x, &unpacked, bias);
         }
-        match (self, bias) {
-            (Self::Dense(weight), None) => Ok(ops::matmul(x, weight.get().transpose()?)?),
-            // One rounding, where a product and a sum would round twice.
-            (Self::Dense(weight), Some(bias)) => Ok(ops::addmm(bias.get(), x, weight.get().transpose()?, None, None)?),
-            (Self::Affine(packed), bias) if packed.pays_to_unpack(x) => {
-                let weight = packed.dequantise(&packed.weight.get(), &packed.scales.get(), &packed.biases.get())?;
-                tap::ask("unpacked", &weight);
-                Self::Dense(Param::new(weight.as_dtype(x.dtype())?)).matmul(x, bias)
-            }
-            (Self::Affine(packed), bias) => {
+        let is_row = x.size() == math::last(x)? as usize;
+        let y = match if is_row { Packed::of(self, x)? } else { None } {
+            Some(matrix) => matrix.product(x, None)?,
+            None => {
                 let (weight, scales, biases) = (packed.weight.get(), packed.scales.get(), packed.biases.get());
-                let y = ops::quantized_matmul(x, weight, scales, &biases, true, packed.group, packed.bits)?;
-                bias.map_or(Ok(y.clone()), |bias| Ok(y.add(bias.get())?))
+                ops::quantized_matmul(x, weight, scales, &biases, true, packed.group, packed.bits)?
             }
-        }
-    }
-
-    /// `x Wᵀ` of one row, where there is a kernel for that.
-    fn matvec(&self, x: &Array) -> Result<Option<Array>> {
-        let columns = math::last(x)?;
-        if x.size() != columns as usize {
-            return Ok(None);
-        }
-        let leading = x.shape().split_last().map_or(&[][..], |(_, leading)| leading);
-        let y = self.rows_of(&x.reshape(&[1, columns])?, None)?;
-        y.map(|y| Ok(y.reshape(&[leading, &[-1]].concat())?)).transpose()
-    }
-
-    /// Rows `[B, columns]`, each with the matrix of its index `[B]` → `[B, rows]`, where there is a kernel for that.
-    fn rows_of(&self, x: &Array, index: Option<&Array>) -> Result<Option<Array>> {
-        let Self::Affine(Affine { weight, scales, biases, group, bits }) = self else { return Ok(None) };
-        let (words, scales, biases) = (&weight.get(), &scales.get(), &biases.get());
-        Packed { words, scales, biases, group: *group, bits: *bits }.product(x, index)
+        };
+        bias.map_or(Ok(y.clone()), |bias| Ok(y.add(bias.get())?))
     }
 
     /// `x Wᵀ` with the matrix of a stack that each row of `x` is sent to: `[…, columns]` → `[…, rows]`. The axes of `x`
@@ -98,28 +82,25 @@ impl Weight {
     pub fn gather(&self, x: &Array, route: &Route) -> Result<Array> {
         if let ([rows, _], [of], false) = (x.shape(), route.indices.shape(), route.sorted)
             && rows == of
-            && let Some(y) = self.rows_of(x, Some(&route.indices))?
+            && let Some(packed) = Packed::of(self, x)?
         {
-            return Ok(y);
+            return packed.product(x, Some(&route.indices));
         }
         // A new axis would have a step of one, which CUDA's kernel for sorted rows takes for the distance of rows.
         let (leading, columns) = x.shape().split_at(x.ndim().saturating_sub(1));
         let (x, indices) = (x.reshape(&[leading, &[1], columns].concat())?, &route.indices);
         let y = match self {
-            Self::Dense(weight) if x.dtype() != Dtype::Float32 && memory::is_on_cpu()? => {
-                gather_narrow(&x, &weight.get(), indices)?
-            }
-            Self::Dense(weight) => ops::gather_mm(x, weight.get().swap_axes(-1, -2)?, None, indices, route.sorted)?,
-            Self::Affine(packed) if route.sorted && packed.pays_to_unpack_all(&x) => {
-                let weight = packed.dequantise(&packed.weight.get(), &packed.scales.get(), &packed.biases.get())?;
-                tap::ask("unpacked", &weight);
-                let weight = weight.as_dtype(x.dtype())?.swap_axes(-1, -2)?;
-                ops::gather_mm(x, weight, None, indices, true)?
-            }
+            Self::Dense(weight) => gather_dense(&x, &weight.get(), indices, route.sorted)?,
             Self::Affine(packed) => {
-                let (weight, scales, biases) = (packed.weight.get(), packed.scales.get(), packed.biases.get());
-                let Affine { group, bits, .. } = *packed;
-                ops::gather_qmm(x, weight, scales, &biases, None, indices, true, group, bits, route.sorted)?
+                let unpacked = if route.sorted { packed.unpacked_for(&x)? } else { None };
+                match unpacked {
+                    Some(unpacked) => gather_dense(&x, &unpacked, indices, true)?,
+                    None => {
+                        let (weight, scales, biases) = (packed.weight.get(), packed.scales.get(), packed.biases.get());
+                        let Affine { group, bits, .. } = *packed;
+                        ops::gather_qmm(&x, weight, scales, &biases, None, indices, true, group, bits, route.sorted)?
+                    }
+                }
             }
         };
         Ok(y.squeeze_axes(&[-2])?)
@@ -240,15 +221,26 @@ impl Weight {
     }
 }
 
-/// The product of rows `[…, 1, columns]` and matrices of a stack in f32, rounded: on a CPU MLX gathers nothing narrower.
-/// Widened are the rows' own matrices, or the whole stack where it is smaller.
-fn gather_narrow(x: &Array, stack: &Array, indices: &Array) -> Result<Array> {
+/// `x Wᵀ` and a bias, in one rounding where a product and a sum would round twice.
+fn dense(x: &Array, weight: &Array, bias: Option<&Param>) -> Result<Array> {
+    Ok(match bias {
+        None => ops::matmul(x, weight.transpose()?)?,
+        Some(bias) => ops::addmm(bias.get(), x, weight.transpose()?, None, None)?,
+    })
+}
+
+/// The product of rows `[…, 1, columns]` and their matrices of a stack. On a CPU MLX gathers f32 alone: narrower rows and
+/// their matrices are widened, or the whole stack where it is smaller.
+fn gather_dense(x: &Array, stack: &Array, indices: &Array, sorted: bool) -> Result<Array> {
+    if x.dtype() == Dtype::Float32 || !memory::is_on_cpu()? {
+        return Ok(ops::gather_mm(x, stack.swap_axes(-1, -2)?, None, indices, sorted)?);
+    }
     let wide = |x: &Array| x.as_dtype(Dtype::Float32);
     let few = indices.size() < stack.shape().first().map_or(0, |&count| count as usize);
     let y = if few {
         ops::matmul(wide(x)?, wide(&stack.take_axis(indices, 0)?)?.swap_axes(-1, -2)?)?
     } else {
-        ops::gather_mm(wide(x)?, wide(stack)?.swap_axes(-1, -2)?, None, indices, None)?
+        ops::gather_mm(wide(x)?, wide(stack)?.swap_axes(-1, -2)?, None, indices, sorted)?
     };
     Ok(y.as_dtype(x.dtype())?)
 }

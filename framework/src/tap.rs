@@ -91,6 +91,11 @@ impl Drop for Scope {
     }
 }
 
+/// Whether anybody observes: then parts compute one after the other what they could compute at once.
+pub fn is_watched() -> bool {
+    ACTIVE.get()
+}
+
 /// Opens a scope of the given path segments; [`call!`](crate::call!) and [`within!`](crate::within!) do.
 pub fn enter(segments: &[&dyn Display]) -> Scope {
     if !ACTIVE.get() {

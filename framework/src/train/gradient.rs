@@ -1,7 +1,7 @@
 //! Gradients by path.
 
 use super::{Named, Trainable, recompute::Scope};
-use crate::{Array, Error, Result, matvec};
+use crate::{Array, Error, Result, cuda};
 use mlx_rs::transforms::value_and_grad_with_argnums;
 use std::{
     cell::RefCell,
@@ -50,7 +50,7 @@ impl Trainable<'_> {
         let body = |tracers: &[Array]| {
             scope.kept.run(|| {
                 let traced: Named = values.keys().cloned().zip(tracers.iter().cloned()).collect();
-                let Loss { value, aux } = matvec::differentiated(|| self.with(&traced, &mut f))?;
+                let Loss { value, aux } = cuda::differentiated(|| self.with(&traced, &mut f))?;
                 if value.ndim() != 0 {
                     let problem = format!("its shape is {:?}; reduce it to a scalar", value.shape());
                     return Err(Error::argument("loss", problem));

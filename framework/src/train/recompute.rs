@@ -4,7 +4,7 @@ use super::{Trainable, trainable::Swapped};
 use crate::{
     Array, Error, Module, Result,
     closure::{Closure, Kept, after},
-    matvec, params,
+    cuda, params,
 };
 use mlx_rs::transforms::fallible_vjp;
 use std::sync::{
@@ -74,7 +74,7 @@ impl<'a> Trainable<'a> {
             let weights = paths.iter().filter_map(|path| own.get(path).copied());
             let (traced, inputs) = arrays.split_at_checked(paths.len()).unwrap_or_default();
             let _swapped = Swapped::new(weights.zip(traced.iter().cloned()));
-            matvec::differentiated(|| f(block, inputs))
+            cuda::differentiated(|| f(block, inputs))
         };
         let first = again.clone();
         // `mlx_checkpoint` leaves the order to MLX, which computes the gradients of weights last and keeps all blocks for

@@ -18,6 +18,11 @@
 
 use std::process::ExitCode;
 
+/// Also MLX's own, which asks for memory thousands of times a token: with the C library's a token on a GPU waits for it.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     zoo::cli::main()
 }

@@ -12,7 +12,7 @@ pub use spec::{Biases, DecoderSpec, LayerKind, Mixture, Wiring};
 use crate::task::CausalLm;
 use framework::{
     AngleTable, Angles, Array, At, Block, Embedding, Error, KvCache, Linear, Lowered, Mask, Norm, Positions, Result,
-    RmsNorm, Rope, Sandwich, call, math, module,
+    RmsNorm, Rope, Sandwich, call, math, memory::Pace, module,
 };
 
 /// A decoder-only transformer over tokens (<https://arxiv.org/abs/1706.03762>).
@@ -113,6 +113,7 @@ impl Decoder {
             })
         };
         let lent = self.kinds.iter().enumerate().map(lend).collect::<Result<Vec<Lent>>>()?;
+        let mut pace = Pace::default();
         for i in 0..self.layers.len() {
             each(i, &x);
             let lent = self.kind_of.get(i).and_then(|&kind| lent.get(kind));
@@ -120,6 +121,7 @@ impl Decoder {
             let at = At { angles: angles.as_ref(), mask, cond: None };
             let cache = state.as_deref_mut().and_then(|caches| caches.get_mut(i));
             x = call!(self.layers[i].forward(&x, &at, cache))?;
+            pace.follow(&x)?;
         }
         let x = call!(self.norm.forward(&x))?;
         each(self.layers.len(), &x);

@@ -32,6 +32,7 @@ mod embedding;
 mod error;
 mod ffn;
 mod fused;
+mod host;
 mod joint;
 mod linear;
 mod mask;

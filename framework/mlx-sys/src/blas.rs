@@ -25,10 +25,10 @@ const PARALLEL_FROM: usize = 1 << 19;
 
 /// A matrix operand: element (i, j) lies at `data[i * row + j * column]`.
 #[derive(Clone, Copy)]
-struct Strided<T> {
-    data: *const T,
-    row: isize,
-    column: isize,
+pub(crate) struct Strided<T> {
+    pub data: *const T,
+    pub row: isize,
+    pub column: isize,
 }
 
 impl<T> Strided<T> {
@@ -38,22 +38,22 @@ impl<T> Strided<T> {
         Self { data, row, column }
     }
 
-    fn transposed(self) -> Self {
+    pub fn transposed(self) -> Self {
         Self { data: self.data, row: self.column, column: self.row }
     }
 }
 
 /// C ← α A B + β C, with A `[m, k]`, B `[k, n]` and C `[m, n]`.
-struct Product<T> {
-    m: usize,
-    n: usize,
-    k: usize,
-    alpha: T,
-    a: Strided<T>,
-    b: Strided<T>,
-    beta: T,
-    c: *mut T,
-    leading: isize,
+pub(crate) struct Product<T> {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub alpha: T,
+    pub a: Strided<T>,
+    pub b: Strided<T>,
+    pub beta: T,
+    pub c: *mut T,
+    pub leading: isize,
 }
 
 impl<T: Copy + PartialEq + Default + 'static> Product<T> {
@@ -89,7 +89,7 @@ impl<T: Copy + PartialEq + Default + 'static> Product<T> {
 
     /// # Safety
     /// The pointers must cover the matrices that the strides describe, and C must not overlap A or B.
-    unsafe fn run(self) {
+    pub unsafe fn run(&self, parallelism: Parallelism) {
         unsafe {
             gemm::gemm(
                 self.m,
@@ -110,7 +110,7 @@ impl<T: Copy + PartialEq + Default + 'static> Product<T> {
                 false,
                 false,
                 false,
-                self.parallelism(),
+                parallelism,
             );
         }
     }
@@ -147,7 +147,7 @@ impl MatrixVector<'_> {
 }
 
 /// Σ xᵢ yᵢ over four accumulators, so that the additions do not wait for each other.
-struct Dot<'a>(&'a [f32], &'a [f32]);
+pub(crate) struct Dot<'a>(pub &'a [f32], pub &'a [f32]);
 
 impl WithSimd for Dot<'_> {
     type Output = f32;
@@ -220,7 +220,7 @@ pub unsafe extern "C" fn cblas_sgemm(
     unsafe {
         match as_matrix_vector(&product) {
             Some(vector) => vector.run(),
-            None => product.run(),
+            None => product.run(product.parallelism()),
         }
     }
 }
@@ -248,7 +248,7 @@ pub unsafe extern "C" fn cblas_dgemm(
 ) {
     let product =
         Product::new(layout, [transpose_a, transpose_b], [m, n, k], alpha, (a, lda), (b, ldb), beta, (c, ldc));
-    unsafe { product.run() }
+    unsafe { product.run(product.parallelism()) }
 }
 
 /// CBLAS's single-precision complex product; alpha and beta are passed by address.
@@ -275,5 +275,5 @@ pub unsafe extern "C" fn cblas_cgemm(
     let (alpha, beta) = unsafe { (*alpha, *beta) };
     let product =
         Product::new(layout, [transpose_a, transpose_b], [m, n, k], alpha, (a, lda), (b, ldb), beta, (c, ldc));
-    unsafe { product.run() }
+    unsafe { product.run(product.parallelism()) }
 }

@@ -3,6 +3,8 @@
 //! The wheel brings netlib's reference BLAS. An executable's own definition of a symbol wins over a library's, so
 //! defining the three products here is enough for MLX to use them.
 
+mod few_rows;
+
 use gemm::{Parallelism, c32};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -220,6 +222,7 @@ pub unsafe extern "C" fn cblas_sgemm(
     unsafe {
         match as_matrix_vector(&product) {
             Some(vector) => vector.run(),
+            None if few_rows::fits(&product) => few_rows::run(&product),
             None => product.run(product.parallelism()),
         }
     }
@@ -276,4 +279,36 @@ pub unsafe extern "C" fn cblas_cgemm(
     let product =
         Product::new(layout, [transpose_a, transpose_b], [m, n, k], alpha, (a, lda), (b, ldb), beta, (c, ldc));
     unsafe { product.run(product.parallelism()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers without a pattern, around 0.
+    fn numbers(count: usize) -> Vec<f32> {
+        (0..count).map(|at| (at as f32 * 1.618).fract() - 0.5).collect()
+    }
+
+    #[test]
+    fn rows_times_a_transposed_matrix_are_their_dot_products() {
+        for [m, n, k] in [[1, 5, 3], [2, 4, 1], [3, 700, 40], [17, 129, 33], [255, 600, 9], [256, 600, 9], [20, 30, 8]] {
+            let (lda, ldb, ldc) = (k + 2, k + 1, n + 3);
+            let [a, b, mut c] = [m * lda, n * ldb, m * ldc].map(numbers);
+            let before = c.clone();
+            let (a_data, b_data, c_data) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+            let [mi, ni, ki, lda_i, ldb_i, ldc_i] = [m, n, k, lda, ldb, ldc].map(|length| length as c_int);
+            // SAFETY: the matrices are as large as the lengths say.
+            unsafe {
+                cblas_sgemm(ROW_MAJOR, 111, 112, mi, ni, ki, 1.0, a_data, lda_i, b_data, ldb_i, 0.0, c_data, ldc_i);
+            }
+            for (row, (found, before)) in c.chunks(ldc).zip(before.chunks(ldc)).enumerate() {
+                for (column, &found) in found[..n].iter().enumerate() {
+                    let exact: f64 = (0..k).map(|at| f64::from(a[row * lda + at]) * f64::from(b[column * ldb + at])).sum();
+                    assert!((f64::from(found) - exact).abs() < 1e-5, "{m} {n} {k}: {found}, not {exact}");
+                }
+                assert_eq!(found[n..], before[n..]);
+            }
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! `softmax(q kᵀ · scale + mask) v`, some queries of a head at a time, so that few scores are held at once.
+//! `softmax(q kᵀ · scale + mask) v`, some queries of a head at a time over some keys after the other, so that few scores are
+//! held at once (<https://arxiv.org/abs/2205.14135>).
 
 mod product;
 mod softmax;
@@ -6,13 +7,14 @@ mod softmax;
 use super::{Kernel, Operand};
 use crate::blas::Strided;
 use rayon::prelude::*;
+use softmax::Softmax;
 use std::cell::RefCell;
 
 /// Multiply-adds below which starting threads costs more than it saves.
 const PARALLEL_FROM: usize = 1 << 18;
-/// Queries that a task answers at most, and at least if there are so many.
-const ROWS: [usize; 2] = [32, 128];
-/// Scores that a task holds, unless they are of the least queries: what a core's cache has room for.
+/// Queries that a task answers at most.
+const ROWS: usize = 128;
+/// Scores that a task holds at most: what a core's cache has room for.
 const SCORES: usize = 1 << 18;
 
 thread_local! {
@@ -38,19 +40,6 @@ pub struct Attend {
     pub sinks: bool,
 }
 
-impl Attend {
-    /// How many queries a task answers, of so many over so many keys.
-    fn rows(queries: usize, keys: usize) -> usize {
-        let [least, most] = ROWS;
-        (SCORES / keys.max(1)).clamp(least, most).min(queries)
-    }
-
-    /// The scores that all threads together hold, of so many queries over so many keys.
-    pub fn held(queries: usize, keys: usize) -> [usize; 3] {
-        [rayon::current_num_threads(), Self::rows(queries, keys), keys]
-    }
-}
-
 impl Kernel for Attend {
     fn run(&self, inputs: &[Operand<'_>], output: &mut [f32]) {
         let [q, k, v, rest @ ..] = inputs else { panic!("queries, keys and values") };
@@ -64,9 +53,9 @@ impl Kernel for Attend {
         // A single query is answered for several heads that share their keys.
         let [rows, together] = if queries == 1 {
             let tasks = rayon::current_num_threads().div_ceil(batch * kv_heads);
-            [1, call.group.div_ceil(tasks).min(ROWS[1])]
+            [1, call.group.div_ceil(tasks).min(ROWS)]
         } else {
-            [Self::rows(queries, keys), 1]
+            [ROWS, 1]
         };
         let [blocks, parts] = [queries.div_ceil(rows), call.group.div_ceil(together)];
         let output = Output(output.as_mut_ptr());
@@ -128,54 +117,78 @@ impl Call<'_> {
         let shared = head / self.group;
         let count = heads * rows;
         let keys = if self.seen(first) == 0 { self.keys } else { self.seen(first + rows - 1) };
-        if scratch.len() < count * keys {
-            scratch.resize(count * keys, 0.0);
+        let at_once = (SCORES / count).min(keys);
+        if scratch.len() < count * at_once {
+            scratch.resize(count * at_once, 0.0);
         }
-        let scores = &mut scratch[..count * keys];
         let (axis, step) = if heads == 1 { (1, self.heads * self.width) } else { (2, self.width) };
         let of_query = Strided {
             data: self.q.pointer(&[batch, first, head]),
             row: self.q.stride(axis),
             column: self.q.stride(3),
         };
-        let [of_keys, of_values] = [self.k, self.v].map(|x| Strided {
-            data: x.pointer(&[batch, 0, shared]),
-            row: x.stride(1),
-            column: x.stride(3),
-        });
-        // SAFETY: queries, keys and values of the block lie inside their arrays; the scores have a row a query.
-        unsafe { product::scores(scores, [count, self.dim], self.of.scale, of_query, of_keys) };
-        let mut gathered = [Vec::new(), Vec::new()];
-        let [of_mask, of_sinks] = &mut gathered;
-        let sinks = self.sinks.map(|sinks| sinks.row(&[], of_sinks));
-        let mut shares = [0.0; ROWS[1]];
-        for (row, (scores, share)) in scores.chunks_exact_mut(keys).zip(&mut shares).enumerate() {
-            let (head, query) = if heads == 1 { (head, first + row) } else { (head + row, first) };
-            let mask = self.mask.map(|mask| mask.row(&[batch, head, query], of_mask));
-            let sink = sinks.map(|sinks| sinks[head]);
-            *share = softmax::weigh(scores, self.seen(query), self.of.softcap, mask, sink);
-        }
         let place = ((batch * self.queries + first) * self.heads + head) * self.width;
-        // SAFETY: as above; these rows of the output are the block's alone.
-        unsafe {
-            let out = Rows { data: output.0.add(place), step, width: self.width };
-            product::weighted(scores, of_values, out, &shares[..count]);
+        // SAFETY: the block's rows of the output are its alone.
+        let mut out = unsafe { Rows { data: output.0.add(place), step, width: self.width, count } };
+        let mut of_sinks = Vec::new();
+        let sinks = self.sinks.map(|sinks| sinks.row(&[], &mut of_sinks));
+        let place_of = |row| if heads == 1 { (head, first + row) } else { (head + row, first) };
+        let mut softmax: [_; ROWS] =
+            std::array::from_fn(|row| Softmax::new(sinks.filter(|_| row < count).map(|sinks| sinks[place_of(row).0])));
+        for start in (0..keys).step_by(at_once) {
+            let at_once = at_once.min(keys - start);
+            let scores = &mut scratch[..count * at_once];
+            let [of_keys, of_values] = [self.k, self.v].map(|x| Strided {
+                data: x.pointer(&[batch, start, shared]),
+                row: x.stride(1),
+                column: x.stride(3),
+            });
+            // SAFETY: queries and keys of the block lie inside their arrays; the scores have a row a query.
+            unsafe { product::scores(scores, [count, self.dim], self.of.scale, of_query, of_keys) };
+            let mut of_mask = Vec::new();
+            let mut rests = [1.0; ROWS];
+            for (row, scores) in scores.chunks_exact_mut(at_once).enumerate() {
+                let (head, query) = place_of(row);
+                let (seen, softcap) = match self.seen(query) {
+                    0 => {
+                        scores.fill(f32::MIN);
+                        (at_once, None)
+                    }
+                    seen => (seen.saturating_sub(start).min(at_once), self.of.softcap),
+                };
+                let (scores, hidden) = scores.split_at_mut(seen);
+                hidden.fill(0.0);
+                let mask = self.mask.map(|mask| &mask.row(&[batch, head, query], &mut of_mask)[start..]);
+                rests[row] = softmax[row].weigh(scores, softcap, mask);
+            }
+            if start > 0 {
+                out.scale(&rests);
+            }
+            // SAFETY: values of the block lie inside their array.
+            unsafe { product::add(scores, of_values, &mut out, start == 0) };
         }
+        out.scale(&softmax.map(|softmax| softmax.share()));
     }
 }
 
-/// Rows of the output.
+/// Rows of the output that nothing else refers to.
 struct Rows {
     data: *mut f32,
     step: usize,
     width: usize,
+    count: usize,
 }
 
 impl Rows {
-    /// # Safety
-    /// There is such a row, and no other reference to it.
-    unsafe fn row<'a>(&self, row: usize) -> &'a mut [f32] {
-        // SAFETY: the caller's.
+    fn row(&mut self, row: usize) -> &mut [f32] {
+        assert!(row < self.count);
+        // SAFETY: there are so many rows.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.step), self.width) }
+    }
+
+    fn scale(&mut self, factors: &[f32]) {
+        for (row, &factor) in factors.iter().enumerate().take(self.count) {
+            self.row(row).iter_mut().for_each(|x| *x *= factor);
+        }
     }
 }

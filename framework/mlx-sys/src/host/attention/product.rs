@@ -33,32 +33,28 @@ pub unsafe fn scores(scores: &mut [f32], [count, dim]: [usize; 2], scale: f32, q
     unsafe { product.run(Parallelism::None) };
 }
 
-/// `out = share · weights v`, a share for each row.
+/// `out = weights v`, or `out += weights v`.
 ///
 /// # Safety
-/// The rows are there and nobody else's, and as many values as a row of `weights` is long.
-pub unsafe fn weighted(weights: &[f32], v: Strided<f32>, out: Rows, shares: &[f32]) {
-    let keys = weights.len() / shares.len();
-    if shares.len() <= FEW && v.column == 1 {
-        return Arch::new().dispatch(Weighted { weights, keys, v, out, shares });
+/// There are as many values as a row of `weights` is long.
+pub unsafe fn add(weights: &[f32], v: Strided<f32>, out: &mut Rows, anew: bool) {
+    let keys = weights.len() / out.count;
+    if out.count <= FEW && v.column == 1 {
+        return Arch::new().dispatch(Weighted { weights, v, out, anew });
     }
     let product = Product {
-        m: shares.len(),
+        m: out.count,
         n: out.width,
         k: keys,
         alpha: 1.0,
         a: Strided { data: weights.as_ptr(), row: keys as isize, column: 1 },
         b: v,
-        beta: 0.0,
+        beta: if anew { 0.0 } else { 1.0 },
         c: out.data,
         leading: out.step as isize,
     };
-    // SAFETY: the caller's.
+    // SAFETY: the caller's; the rows of `out` are there.
     unsafe { product.run(Parallelism::None) };
-    for (row, &share) in shares.iter().enumerate() {
-        // SAFETY: the caller's.
-        unsafe { out.row(row) }.iter_mut().for_each(|x| *x *= share);
-    }
 }
 
 /// # Safety
@@ -95,13 +91,12 @@ impl WithSimd for Scores<'_> {
     }
 }
 
-/// [`weighted`] of few queries.
+/// [`add`] of few queries.
 struct Weighted<'a> {
     weights: &'a [f32],
-    keys: usize,
     v: Strided<f32>,
-    out: Rows,
-    shares: &'a [f32],
+    out: &'a mut Rows,
+    anew: bool,
 }
 
 impl WithSimd for Weighted<'_> {
@@ -109,17 +104,19 @@ impl WithSimd for Weighted<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Self { weights, keys, v, out, shares } = self;
-        for query in 0..shares.len() {
-            // SAFETY: by the promise of `weighted`.
-            unsafe { out.row(query) }.fill(0.0);
+        let Self { weights, v, out, anew } = self;
+        let keys = weights.len() / out.count;
+        for query in 0..out.count {
+            if anew {
+                out.row(query).fill(0.0);
+            }
         }
         for key in 0..keys {
-            for (query, share) in shares.iter().enumerate() {
-                let weight = share * weights[query * keys + key];
-                // SAFETY: by the promise of `weighted`.
-                let (sums, values) = unsafe { (out.row(query), row(v, key, out.width)) };
-                for (sum, value) in sums.iter_mut().zip(values) {
+            // SAFETY: by the promise of `add`.
+            let values = unsafe { row(v, key, out.width) };
+            for query in 0..out.count {
+                let weight = weights[query * keys + key];
+                for (sum, value) in out.row(query).iter_mut().zip(values) {
                     *sum += weight * value;
                 }
             }

@@ -4,6 +4,7 @@
 //! defining the three products here is enough for MLX to use them.
 
 mod few_rows;
+mod many_rows;
 
 use gemm::{Parallelism, c32};
 use pulp::{Arch, Simd, WithSimd};
@@ -118,6 +119,25 @@ impl<T: Copy + PartialEq + Default + 'static> Product<T> {
     }
 }
 
+impl Product<f32> {
+    /// C ← A B, where B is the transpose of a row-major matrix.
+    fn is_plain(&self) -> bool {
+        self.alpha == 1.0 && self.beta == 0.0 && self.k > 0 && self.b.row == 1
+    }
+
+    /// So many columns of C, from the first on.
+    ///
+    /// # Safety
+    /// C has them.
+    unsafe fn columns(&self, first: usize, n: usize) -> Self {
+        // SAFETY: the caller's; B has as many columns.
+        unsafe {
+            let b = Strided { data: self.b.data.offset(first as isize * self.b.column), ..self.b };
+            Self { n, b, c: self.c.add(first), ..*self }
+        }
+    }
+}
+
 /// y ← W x for a row-major W `[n, k]`: what decoding one token asks for, bound by reading W once.
 struct MatrixVector<'a> {
     matrix: &'a [f32],
@@ -223,6 +243,7 @@ pub unsafe extern "C" fn cblas_sgemm(
         match as_matrix_vector(&product) {
             Some(vector) => vector.run(),
             None if few_rows::fits(&product) => few_rows::run(&product),
+            None if many_rows::fits(&product) => many_rows::run(&product),
             None => product.run(product.parallelism()),
         }
     }
@@ -292,7 +313,7 @@ mod tests {
 
     #[test]
     fn rows_times_a_transposed_matrix_are_their_dot_products() {
-        for [m, n, k] in [[1, 5, 3], [2, 4, 1], [3, 700, 40], [17, 129, 33], [255, 600, 9], [256, 600, 9], [20, 30, 8]] {
+        for [m, n, k] in [[1, 5, 3], [2, 4, 1], [3, 700, 40], [17, 129, 33], [255, 600, 9], [256, 600, 9], [260, 1030, 40], [20, 30, 8]] {
             let (lda, ldb, ldc) = (k + 2, k + 1, n + 3);
             let [a, b, mut c] = [m * lda, n * ldb, m * ldc].map(numbers);
             let before = c.clone();

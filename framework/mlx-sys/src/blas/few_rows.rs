@@ -3,7 +3,7 @@
 //! `gemm` rearranges the operand that makes the rows of its result when that is column-major, and the other one when it is
 //! row-major: all the weights, which for few rows takes longer than to multiply. So the transpose is computed, and turned.
 
-use super::{PARALLEL_FROM, Product, Strided};
+use super::{PARALLEL_FROM, Product};
 use rayon::prelude::*;
 
 /// Rows from which on rearranging the matrix is cheap beside multiplying with it.
@@ -17,8 +17,7 @@ const ROWS: usize = 16;
 
 /// Whether [`run`] computes it: C is overwritten, B the transpose of a row-major matrix of more rows than A.
 pub fn fits(p: &Product<f32>) -> bool {
-    let plain = p.alpha == 1.0 && p.beta == 0.0 && p.k > 0 && p.b.row == 1;
-    plain && (2..MOST).contains(&p.m) && p.n >= 2 * p.m
+    p.is_plain() && (2..MOST).contains(&p.m) && p.n >= 2 * p.m
 }
 
 /// # Safety
@@ -28,15 +27,21 @@ pub unsafe fn run(p: &Product<f32>) {
     let mut held = Vec::with_capacity(p.m * columns.min(p.n));
     for first in (0..p.n).step_by(columns) {
         let columns = columns.min(p.n - first);
-        // SAFETY: these columns are among those of B and C; `held` has room for them, and the product writes them all.
+        // SAFETY: C has these columns; `held` has room for them, and the product writes them all.
         unsafe {
-            let b = Strided { data: p.b.data.offset(first as isize * p.b.column), ..p.b };
-            let [a, b] = [b.transposed(), p.a.transposed()];
-            let transposed =
-                Product { m: columns, n: p.m, a, b, c: held.as_mut_ptr(), leading: p.m as isize, ..*p };
+            let part = p.columns(first, columns);
+            let transposed = Product {
+                m: columns,
+                n: p.m,
+                a: part.b.transposed(),
+                b: p.a.transposed(),
+                c: held.as_mut_ptr(),
+                leading: p.m as isize,
+                ..part
+            };
             transposed.run(transposed.parallelism());
             held.set_len(p.m * columns);
-            turn(&held, p.m, &Rows { data: p.c.add(first), step: p.leading as usize });
+            turn(&held, p.m, &Rows { data: part.c, step: p.leading as usize });
         }
     }
 }

@@ -5,6 +5,8 @@
 mod activation;
 #[cfg(target_os = "linux")]
 mod attention;
+#[cfg(all(test, target_os = "linux"))]
+mod derivatives;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
 #[cfg(target_os = "linux")]

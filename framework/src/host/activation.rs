@@ -32,10 +32,7 @@ pub(crate) fn activate<const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        Dtype, Init, math,
-        testing::{difference, same_derivatives},
-    };
+    use crate::{Dtype, Init, host::derivatives::same_derivatives, math, testing::difference};
     use statrs::function::erf::erfc;
 
     const ALL: [Activation; 6] = [

@@ -58,10 +58,7 @@ fn plain(kernel: &host::Attend, inputs: &[Array]) -> Result<Array> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        Init, Mask, math,
-        testing::{difference, same_derivatives},
-    };
+    use crate::{Init, Mask, host::derivatives::same_derivatives, math, testing::difference};
 
     /// Lengths of queries and keys, heads, heads of keys, features of keys and of values.
     type Sizes = [i32; 6];

@@ -2,7 +2,7 @@
 
 use crate::{
     AnyNorm, AnyPosition, Cond, Error, Init, KvCache, Linear, Lowered, Module, Norm, Param, Position, Result, call,
-    cuda::Packed, math, memory, position::Angles, tap,
+    cuda::Packed, host, math, memory, position::Angles, tap,
 };
 use mlx_rs::{Array, fast, ops};
 
@@ -281,9 +281,24 @@ impl Score {
 /// # Errors
 /// When shapes do not fit, or Hkv does not divide H.
 pub fn attend(q: &Array, k: &Array, v: &Array, mask: &Lowered, score: &Score, sinks: Option<&Array>) -> Result<Array> {
+    match host::attend([q, k, v], mask, score, sinks)? {
+        Some(y) => Ok(y),
+        None => plain(q, k, v, mask, score, sinks),
+    }
+}
+
+/// The same in MLX's own operations.
+pub(crate) fn plain(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    mask: &Lowered,
+    score: &Score,
+    sinks: Option<&Array>,
+) -> Result<Array> {
     let [q, k, v] = [q, k, v].map(|x| x.transpose_axes(&[0, 2, 1, 3]));
     let (q, k, v) = (q?, k?, v?);
-    let y = by_rows(&q, &k, &v, mask, score, sinks, rows_at_once(&q, &k, mask, score)?)?;
+    let y = by_rows(&q, &k, &v, mask, score, sinks, rows_at_once(&q, &k, score)?)?;
     let [batch, _, length, _] = math::shape(&y)?;
     Ok(y.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, length, -1])?)
 }
@@ -293,21 +308,15 @@ const SCORES: i64 = 1 << 28;
 /// The largest head that MLX's fused kernels take.
 const FUSED_HEAD: i32 = 256;
 
-/// Causal queries that are answered at once on a CPU, where no kernel leaves out the keys that none of them sees: of 512
-/// that is three eighths of the work.
-const CAUSAL_ROWS: i32 = 128;
-
 /// How many queries are answered at once; heads first. Whoever watches sees the scores that are held, as `scores`.
-fn rows_at_once(q: &Array, k: &Array, mask: &Lowered, score: &Score) -> Result<i32> {
+fn rows_at_once(q: &Array, k: &Array, score: &Score) -> Result<i32> {
     let [batch, heads, queries, dim] = math::shape(q)?;
     let [_, _, keys, _] = math::shape(k)?;
     let row = i64::from(batch).saturating_mul(heads.into()).saturating_mul(keys.into());
-    let on_cpu = memory::is_on_cpu()?;
-    if score.softcap.is_none() && dim <= FUSED_HEAD && !on_cpu {
+    if score.softcap.is_none() && dim <= FUSED_HEAD && !memory::is_on_cpu()? {
         return Ok(queries);
     }
-    let most = if on_cpu && matches!(mask, Lowered::Causal) { queries.min(CAUSAL_ROWS) } else { queries };
-    let rows = (SCORES / row.max(1)).clamp(1, most.max(1).into()) as i32;
+    let rows = (SCORES / row.max(1)).clamp(1, queries.max(1).into()) as i32;
     tap::ask("scores", &ops::zeros_dtype(&[batch, heads, rows.min(queries), keys], q.dtype())?);
     Ok(rows)
 }
@@ -426,16 +435,13 @@ mod tests {
 
     #[test]
     fn scores_are_bounded_where_they_are_held() {
-        let of = |queries, keys, dim, mask: Lowered| {
+        let of = |queries, keys, dim| {
             let x = |length| Array::zeros::<f32>(&[2, 4, length, dim]).unwrap();
-            rows_at_once(&x(queries), &x(keys), &mask, &Score::of(dim)).unwrap().min(queries)
+            rows_at_once(&x(queries), &x(keys), &Score::of(dim)).unwrap().min(queries)
         };
-        assert_eq!(of(100, 1000, 8, Lowered::None), 100);
-        assert_eq!(of(1000, 1000, 8, Lowered::None), 1000);
-        if memory::is_on_cpu().unwrap() {
-            assert_eq!(of(1000, 1000, 8, Lowered::Causal), CAUSAL_ROWS);
-        }
-        assert_eq!(of(65536, 65536, 512, Lowered::None), 512);
+        assert_eq!(of(100, 1000, 8), 100);
+        assert_eq!(of(1000, 1000, 8), 1000);
+        assert_eq!(of(65536, 65536, 512), 512);
     }
 
     #[test]

@@ -44,6 +44,12 @@ impl<'f> Closure<'f> {
         Ok(Self { handle, kept, captured: PhantomData })
     }
 
+    /// For MLX, which copies it.
+    #[cfg(target_os = "linux")]
+    pub fn handle(&self) -> mlx_closure {
+        self.handle
+    }
+
     /// The function with another way to its gradient: from inputs and the gradient at the outputs to that at the inputs.
     pub fn with_gradient(self, gradient: impl Fn(&[Array], &[Array]) -> Result<Vec<Array>> + 'f) -> Result<Self> {
         let payload = Payload::leak(&self.kept, move |lists| match lists {
@@ -86,7 +92,7 @@ impl<'f> Closure<'f> {
     /// Calls it.
     pub fn apply(&self, inputs: &[Array]) -> Result<Vec<Array>> {
         let inputs = Vector::of(inputs);
-        let mut outputs = Vector::of(&[]);
+        let mut outputs = Vector::of([]);
         // SAFETY: all three handles are live; MLX replaces what `outputs` holds.
         let status = unsafe { mlx_sys::mlx_closure_apply(&raw mut outputs.0, self.handle, inputs.0) };
         if status != 0 {
@@ -116,17 +122,24 @@ pub(crate) fn after(inputs: &[Array], before: &[Array]) -> Result<Vec<Array>> {
         return Ok(inputs.to_vec());
     }
     let (inputs, before) = (Vector::of(inputs), Vector::of(before));
-    let mut outputs = Vector::of(&[]);
+    let mut outputs = Vector::of([]);
     // SAFETY: all three handles are live; MLX replaces what `outputs` holds.
     let status = unsafe { mlx_sys::mlx_depends(&raw mut outputs.0, inputs.0, before.0) };
     if status == 0 { Ok(outputs.arrays()?) } else { Err(refused("an order").into()) }
 }
 
 /// MLX's vector of arrays.
-struct Vector(mlx_vector_array);
+pub(crate) struct Vector(mlx_vector_array);
 
 impl Vector {
-    fn of(arrays: &[Array]) -> Self {
+    /// For MLX, which copies it.
+    #[cfg(target_os = "linux")]
+    pub fn handle(&self) -> mlx_vector_array {
+        self.0
+    }
+
+    /// Of these arrays.
+    pub fn of<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Self {
         // SAFETY: the vector copies the handles, each of which is live.
         unsafe {
             let vector = mlx_sys::mlx_vector_array_new();

@@ -1,6 +1,6 @@
 //! Feed-forward networks.
 
-use crate::{Init, Linear, Module, Moe, Result, call, cuda::hidden, fused::fused, math};
+use crate::{Init, Linear, Module, Moe, Result, call, cuda::hidden, fused::fused, host, math};
 use mlx_rs::Array;
 use serde::Deserialize;
 
@@ -33,12 +33,22 @@ pub enum Activation {
 impl Activation {
     /// Applies it to every element.
     pub fn forward(self, x: &Array) -> Result<Array> {
-        fused(self as u32, move |[x]| self.of(x), [x])
+        self.computed(move |[x]| self.of(x), [x])
     }
 
     /// `a(gate) ∘ x`, in the dtype of `gate`.
     pub fn gated(self, gate: &Array, x: &Array) -> Result<Array> {
-        fused(self as u32, move |[gate, x]| math::multiply(&self.of(gate)?, x), [gate, x])
+        self.computed(move |[gate, x]| math::multiply(&self.of(gate)?, x), [gate, x])
+    }
+
+    fn computed<const N: usize, F>(self, f: F, inputs: [&Array; N]) -> Result<Array>
+    where
+        F: Fn([&Array; N]) -> Result<Array> + Copy + 'static,
+    {
+        match host::activate(self, inputs, f)? {
+            Some(y) => Ok(y),
+            None => fused(self as u32, f, inputs),
+        }
     }
 
     fn of(self, x: &Array) -> Result<Array> {

@@ -33,6 +33,7 @@ mod embedding;
 mod error;
 mod ffn;
 mod fused;
+mod host;
 mod joint;
 mod linear;
 mod mask;

@@ -4,11 +4,15 @@ use crate::{
     cache::Cache,
     fail::{Result, run},
 };
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-pub fn build(source: &Path, cache: &Cache) -> Result<()> {
+/// Returns the folder of the installation.
+pub fn build(source: &Path, cache: &Cache) -> Result<PathBuf> {
     let metal = if cfg!(target_os = "macos") { "ON" } else { "OFF" };
-    let installed = cache.folder("built", "cmake", |draft| {
+    cache.folder("built", "cmake", |draft| {
         let work = cache.path("cmake");
         run(
             Command::new("cmake")
@@ -27,7 +31,11 @@ pub fn build(source: &Path, cache: &Cache) -> Result<()> {
             "MLX was built but could not be installed into the cache",
         )
         .map(drop)
-    })?;
+    })
+}
+
+/// Tells cargo what to link.
+pub fn link(installed: &Path) -> Result<()> {
     let libraries = installed.join("lib");
     println!("cargo:rustc-link-search=native={}", libraries.display());
     println!("cargo:rustc-link-lib=dylib=mlxc");

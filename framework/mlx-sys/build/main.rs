@@ -23,8 +23,8 @@ fn main() {
     for variable in ["MLX_BACKEND", "MLX_BUILD_FROM_SOURCE", "LIBCLANG_PATH", "PYTHON", "CXX"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
-    for folder in ["build", "include"] {
-        println!("cargo:rerun-if-changed={folder}");
+    for place in ["build", "include", "src/host/primitive.cpp"] {
+        println!("cargo:rerun-if-changed={place}");
     }
     if let Err(problem) = build() {
         println!("cargo::error={problem}");
@@ -39,11 +39,24 @@ fn build() -> Result<()> {
     let source = upstream::mlx_c(&cache)?;
     bindings::generate(&source, &cache)?;
     if from_source {
-        return from_source::build(&source, &cache);
+        let installed = from_source::build(&source, &cache)?;
+        link_host(&source, &installed.join("include"), &cache)?;
+        return from_source::link(&installed);
     }
     let wheel = wheel::install(backend.wheel()?, &cache)?;
-    let archive = compile::mlx_c(&source, &wheel.join("mlx/include"), &cache)?;
+    let headers = wheel.join("mlx/include");
+    link_host(&source, &headers, &cache)?;
+    let archive = compile::mlx_c(&source, &headers, &cache)?;
     link(&archive, &wheel, &cache)
+}
+
+/// Primitives of our own stand before mlx-c and MLX on the linker's line, which they use.
+fn link_host(source: &Path, headers: &Path, cache: &Cache) -> Result<()> {
+    if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|target| target == "linux") {
+        println!("cargo:rustc-link-search=native={}", compile::host(source, headers, cache)?.display());
+        println!("cargo:rustc-link-lib=static=mlxhost");
+    }
+    Ok(())
 }
 
 /// Tells cargo what to link, and dependents (as `DEP_MLX_LIB` and `DEP_MLX_RPATH`) where `libmlx` is.

@@ -3,6 +3,9 @@
 //! The wheel brings netlib's reference BLAS. An executable's own definition of a symbol wins over a library's, so
 //! defining the three products here is enough for MLX to use them.
 
+mod few_rows;
+mod many_rows;
+
 use gemm::{Parallelism, c32};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -25,10 +28,10 @@ const PARALLEL_FROM: usize = 1 << 19;
 
 /// A matrix operand: element (i, j) lies at `data[i * row + j * column]`.
 #[derive(Clone, Copy)]
-struct Strided<T> {
-    data: *const T,
-    row: isize,
-    column: isize,
+pub(crate) struct Strided<T> {
+    pub data: *const T,
+    pub row: isize,
+    pub column: isize,
 }
 
 impl<T> Strided<T> {
@@ -38,22 +41,22 @@ impl<T> Strided<T> {
         Self { data, row, column }
     }
 
-    fn transposed(self) -> Self {
+    pub fn transposed(self) -> Self {
         Self { data: self.data, row: self.column, column: self.row }
     }
 }
 
 /// C ← α A B + β C, with A `[m, k]`, B `[k, n]` and C `[m, n]`.
-struct Product<T> {
-    m: usize,
-    n: usize,
-    k: usize,
-    alpha: T,
-    a: Strided<T>,
-    b: Strided<T>,
-    beta: T,
-    c: *mut T,
-    leading: isize,
+pub(crate) struct Product<T> {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub alpha: T,
+    pub a: Strided<T>,
+    pub b: Strided<T>,
+    pub beta: T,
+    pub c: *mut T,
+    pub leading: isize,
 }
 
 impl<T: Copy + PartialEq + Default + 'static> Product<T> {
@@ -89,7 +92,7 @@ impl<T: Copy + PartialEq + Default + 'static> Product<T> {
 
     /// # Safety
     /// The pointers must cover the matrices that the strides describe, and C must not overlap A or B.
-    unsafe fn run(self) {
+    pub unsafe fn run(&self, parallelism: Parallelism) {
         unsafe {
             gemm::gemm(
                 self.m,
@@ -110,8 +113,27 @@ impl<T: Copy + PartialEq + Default + 'static> Product<T> {
                 false,
                 false,
                 false,
-                self.parallelism(),
+                parallelism,
             );
+        }
+    }
+}
+
+impl Product<f32> {
+    /// C ← A B, where B is the transpose of a row-major matrix.
+    fn is_plain(&self) -> bool {
+        self.alpha == 1.0 && self.beta == 0.0 && self.k > 0 && self.b.row == 1
+    }
+
+    /// So many columns of C, from the first on.
+    ///
+    /// # Safety
+    /// C has them.
+    unsafe fn columns(&self, first: usize, n: usize) -> Self {
+        // SAFETY: the caller's; B has as many columns.
+        unsafe {
+            let b = Strided { data: self.b.data.offset(first as isize * self.b.column), ..self.b };
+            Self { n, b, c: self.c.add(first), ..*self }
         }
     }
 }
@@ -147,7 +169,7 @@ impl MatrixVector<'_> {
 }
 
 /// Σ xᵢ yᵢ over four accumulators, so that the additions do not wait for each other.
-struct Dot<'a>(&'a [f32], &'a [f32]);
+pub(crate) struct Dot<'a>(pub &'a [f32], pub &'a [f32]);
 
 impl WithSimd for Dot<'_> {
     type Output = f32;
@@ -220,7 +242,9 @@ pub unsafe extern "C" fn cblas_sgemm(
     unsafe {
         match as_matrix_vector(&product) {
             Some(vector) => vector.run(),
-            None => product.run(),
+            None if few_rows::fits(&product) => few_rows::run(&product),
+            None if many_rows::fits(&product) => many_rows::run(&product),
+            None => product.run(product.parallelism()),
         }
     }
 }
@@ -248,7 +272,7 @@ pub unsafe extern "C" fn cblas_dgemm(
 ) {
     let product =
         Product::new(layout, [transpose_a, transpose_b], [m, n, k], alpha, (a, lda), (b, ldb), beta, (c, ldc));
-    unsafe { product.run() }
+    unsafe { product.run(product.parallelism()) }
 }
 
 /// CBLAS's single-precision complex product; alpha and beta are passed by address.
@@ -275,5 +299,37 @@ pub unsafe extern "C" fn cblas_cgemm(
     let (alpha, beta) = unsafe { (*alpha, *beta) };
     let product =
         Product::new(layout, [transpose_a, transpose_b], [m, n, k], alpha, (a, lda), (b, ldb), beta, (c, ldc));
-    unsafe { product.run() }
+    unsafe { product.run(product.parallelism()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers without a pattern, around 0.
+    fn numbers(count: usize) -> Vec<f32> {
+        (0..count).map(|at| (at as f32 * 1.618).fract() - 0.5).collect()
+    }
+
+    #[test]
+    fn rows_times_a_transposed_matrix_are_their_dot_products() {
+        for [m, n, k] in [[1, 5, 3], [2, 4, 1], [3, 700, 40], [17, 129, 33], [255, 600, 9], [256, 600, 9], [260, 1030, 40], [20, 30, 8]] {
+            let (lda, ldb, ldc) = (k + 2, k + 1, n + 3);
+            let [a, b, mut c] = [m * lda, n * ldb, m * ldc].map(numbers);
+            let before = c.clone();
+            let (a_data, b_data, c_data) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+            let [mi, ni, ki, lda_i, ldb_i, ldc_i] = [m, n, k, lda, ldb, ldc].map(|length| length as c_int);
+            // SAFETY: the matrices are as large as the lengths say.
+            unsafe {
+                cblas_sgemm(ROW_MAJOR, 111, 112, mi, ni, ki, 1.0, a_data, lda_i, b_data, ldb_i, 0.0, c_data, ldc_i);
+            }
+            for (row, (found, before)) in c.chunks(ldc).zip(before.chunks(ldc)).enumerate() {
+                for (column, &found) in found[..n].iter().enumerate() {
+                    let exact: f64 = (0..k).map(|at| f64::from(a[row * lda + at]) * f64::from(b[column * ldb + at])).sum();
+                    assert!((f64::from(found) - exact).abs() < 1e-5, "{m} {n} {k}: {found}, not {exact}");
+                }
+                assert_eq!(found[n..], before[n..]);
+            }
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! Bindings to mlx-c 0.7.0, and on Linux the few symbols that MLX or mlx-rs expect from the platform.
+//! Bindings to mlx-c 0.7.0, and on Linux the few symbols that MLX or mlx-rs expect from the platform, and work of our
+//! own on the CPU.
 //!
 //! Takes the place of the crate of the same name and version, whose build script knows macOS only.
 #![allow(
@@ -14,5 +15,7 @@
 pub mod blas;
 #[cfg(target_os = "linux")]
 mod clock;
+#[cfg(target_os = "linux")]
+pub mod host;
 
 include!(concat!(env!("OUT_DIR"), "/bindings.rs"));

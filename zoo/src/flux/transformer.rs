@@ -1,8 +1,8 @@
 //! The wiring of FLUX.1's transformer.
 
 use framework::{
-    AdaLnContinuous, Angles, Array, At, Cond, Error, Ffn, Joined, Joint, Linear, Lowered, Mlp, Positions, Result, Rope,
-    Single, Stream, TimestepEmbedding, call, math, module, tap, within,
+    Activation, AdaLnContinuous, Angles, Array, At, Cond, Error, Ffn, Joined, Joint, Linear, Lowered, Mlp, Positions,
+    Result, Rope, Single, Stream, TimestepEmbedding, call, math, module, tap, within,
 };
 
 /// A flow transformer over packed latents and text (<https://arxiv.org/abs/2403.03206>): joint blocks with a stream for
@@ -100,7 +100,7 @@ impl FluxTransformer {
         let timestep = thousandths(input.timestep)?;
         let guidance = input.guidance.map(thousandths).transpose()?;
         let vector = call!(self.time_text_embed.forward(&timestep, guidance.as_ref(), input.pooled_projections))?;
-        let cond = math::silu(&vector)?;
+        let cond = Activation::Silu.forward(&vector)?;
         let mut text = call!(self.context_embedder.forward(input.encoder_hidden_states))?;
 
         let &FluxInput { text_angles, image_angles, .. } = input;

@@ -203,9 +203,7 @@ impl<D: Diffusion> Run<'_, D> {
             let mut begun = Vec::with_capacity(firsts.len());
             for &first in &firsts {
                 let rows = first..count.min(first + at_once);
-                let pixels = of_rows(&init.pixels, &rows)?.as_dtype(Dtype::Float32)?;
-                let image =
-                    math::offset(&math::scaled(&pixels, 2.0 / 255.0)?, -1.0)?.as_dtype(self.model.core().dtype)?;
+                let image = signed(&of_rows(&init.pixels, &rows)?)?.as_dtype(self.model.core().dtype)?;
                 let mut tell = self.telling(Stage::Begin, begun.len(), firsts.len());
                 let parameters = match self.request.tile {
                     Some(tile) => vae.encode_tiled(&image, tile, &mut tell)?,
@@ -331,6 +329,11 @@ fn evaluated(x: Array, told: &mut Told<'_>) -> framework::Result<Array> {
 /// Zeros that are not computed yet.
 fn zeros(shape: &[i32], dtype: Dtype) -> framework::Result<Array> {
     Ok(ops::zeros_dtype(shape, dtype)?)
+}
+
+/// Pixels from 0 to 255 as an autoencoder has them, from −1 to 1.
+fn signed(pixels: &Array) -> framework::Result<Array> {
+    math::offset(&math::scaled(&pixels.as_dtype(Dtype::Float32)?, 2.0 / 255.0)?, -1.0)
 }
 
 /// Some rows of `[B, …]`, or the only one for all.

@@ -1,13 +1,19 @@
 //! Lets the binary find `libmlx` by itself (see `framework/mlx-sys`), and embeds the configs and headers of the published
 //! models that are one checkpoint.
 
-use std::{env, error::Error, fs, path::Path};
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     if let Ok(argument) = env::var("DEP_MLX_RPATH") {
         println!("cargo:rustc-link-arg-bins={argument}");
     }
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // At run time: a checkout may have moved since this was built.
+    let package = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let headers = package.join("../fixtures/headers");
     let mut rows = Vec::new();
     for row in fs::read_dir(package.join("models"))? {

@@ -117,7 +117,7 @@ impl Cache {
         if is_written_as_path(path) && !published()?.iter().any(|model| model.repository == name) {
             return Err(Error::file(path, "there is no such file or directory"));
         }
-        let model = find(&name)?;
+        let model = find(&name).map_err(Error::or_a_path)?;
         self.file_of(model)?.ok_or_else(|| model.not_fetched())
     }
 

@@ -44,14 +44,17 @@ pub enum Error {
     Tokenizer(String),
     /// An id that no model has.
     #[error(
-        "no model is called `{id}`{}; `zoo models` lists them, and a path to a snapshot or a .gguf file works too",
-        near(nearest.as_deref())
+        "no model is called `{id}`{}; `zoo models` lists them{}",
+        near(nearest.as_deref()),
+        if *takes_paths { ", and a path to a snapshot or a .gguf file works too" } else { "" }
     )]
     UnknownModel {
         /// What was asked for.
         id: String,
         /// The most similar id.
         nearest: Option<String>,
+        /// Whether a path would have done as well.
+        takes_paths: bool,
     },
     /// A model whose files are not here. Generating never downloads.
     #[error("`{id}` is not on this machine; fetch it with `zoo fetch {id}` ({megabytes} MB, {licence})")]
@@ -148,6 +151,15 @@ impl Error {
     /// A malformed or unusable file.
     pub fn file(file: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
         Self::File { file: file.into(), problem: problem.into() }
+    }
+
+    /// That a path would have done as well, where a model's name is not known.
+    #[must_use]
+    pub(crate) fn or_a_path(self) -> Self {
+        match self {
+            Self::UnknownModel { id, nearest, .. } => Self::UnknownModel { id, nearest, takes_paths: true },
+            other => other,
+        }
     }
 
     /// Names the file that an error is about, unless it does so itself.

@@ -190,9 +190,11 @@ pub fn published() -> Result<&'static [Published]> {
 /// [`Error::UnknownModel`], with the id that is most like it.
 pub fn find(id: &str) -> Result<&'static Published> {
     let rows = published()?;
-    rows.iter()
-        .find(|row| row.id == id)
-        .ok_or_else(|| Error::UnknownModel { id: id.to_owned(), nearest: nearest(rows, id) })
+    rows.iter().find(|row| row.id == id).ok_or_else(|| Error::UnknownModel {
+        id: id.to_owned(),
+        nearest: nearest(rows, id),
+        takes_paths: false,
+    })
 }
 
 /// The id of that repository, or the one that is most like the name.

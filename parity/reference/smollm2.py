@@ -33,7 +33,6 @@ PROMPT_TOKENS = 64
 NEW_TOKENS = 64
 TOP = 32
 STRIDE = 193
-LAST_STRIDE = 5
 QUESTION = (
     "Explain to a curious child of 9, step by step and without any formulas or hard words, "
     "why the sky looks so very blue at noon and red at sunset."
@@ -224,7 +223,7 @@ def write_logits(reader: gguf.GGUFReader, tokenizer: Tokenizer, out: Path) -> No
         raise ValueError("the answer ends within the tokens compared")
     top = logits.topk(TOP, -1)
     folder = out / "llama" / "smollm2-135m-instruct.Q4_1"
-    save_array(folder / "last.npy", logits[-1, ::LAST_STRIDE])
+    save_array(folder / "last.npy", logits[-1])
     save_array(folder / "sample.npy", logits[:, ::STRIDE])
     save_array(folder / "norms.npy", logits.double().norm(dim=-1))
     save_array(folder / "top_ids.npy", top.indices.numpy().astype(np.int32))
@@ -236,7 +235,6 @@ def write_logits(reader: gguf.GGUFReader, tokenizer: Tokenizer, out: Path) -> No
             "question": QUESTION,
             "prompt": prompt,
             "stride": STRIDE,
-            "last_stride": LAST_STRIDE,
             "greedy": tokens,
             "margins": [float(f"{margin:.6g}") for margin in margins],
             "text": tokenizer.decode(tokens),

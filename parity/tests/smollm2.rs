@@ -25,7 +25,6 @@ struct Golden {
     question: String,
     prompt: Vec<u32>,
     stride: usize,
-    last_stride: usize,
     greedy: Vec<u32>,
     margins: Vec<f64>,
     text: String,
@@ -70,7 +69,7 @@ fn prompt(model: &LanguageModel, golden: &Golden) -> Result<(), Failed> {
     equal(&prompt, &golden.prompt)
 }
 
-/// The logits at every position of the prompt: some, more at the last, and the norm of each row.
+/// The logits at every position of the prompt: all at the last, some elsewhere, and the norm of each row.
 fn logits(model: &LanguageModel, golden: &Golden) -> Result<(), Failed> {
     let length = golden.prompt.len();
     let mut arguments = zoo::Arguments::default();
@@ -88,7 +87,7 @@ fn logits(model: &LanguageModel, golden: &Golden) -> Result<(), Failed> {
     });
     let top = top.collect::<Option<Vec<f32>>>().ok_or("an id of top_ids.npy is not in the vocabulary")?;
     for (name, data) in [
-        ("last.npy", Data::F32(rows[length - 1].iter().copied().step_by(golden.last_stride).collect())),
+        ("last.npy", Data::F32(rows[length - 1].to_vec())),
         ("sample.npy", Data::F32(sample)),
         ("top_logits.npy", Data::F32(top)),
         ("norms.npy", Data::F64(rows.iter().map(norm).collect())),

@@ -313,7 +313,9 @@ mod tests {
 
     #[test]
     fn rows_times_a_transposed_matrix_are_their_dot_products() {
-        for [m, n, k] in [[1, 5, 3], [2, 4, 1], [3, 700, 40], [17, 129, 33], [255, 600, 9], [256, 600, 9], [260, 1030, 40], [20, 30, 8]] {
+        let few = [[1, 5, 3], [2, 4, 1], [3, 700, 40], [17, 129, 33], [20, 30, 8]];
+        let many = [[255, 600, 9], [256, 600, 9], [260, 1030, 40]];
+        for [m, n, k] in few.into_iter().chain(many) {
             let (lda, ldb, ldc) = (k + 2, k + 1, n + 3);
             let [a, b, mut c] = [m * lda, n * ldb, m * ldc].map(numbers);
             let before = c.clone();
@@ -325,7 +327,8 @@ mod tests {
             }
             for (row, (found, before)) in c.chunks(ldc).zip(before.chunks(ldc)).enumerate() {
                 for (column, &found) in found[..n].iter().enumerate() {
-                    let exact: f64 = (0..k).map(|at| f64::from(a[row * lda + at]) * f64::from(b[column * ldb + at])).sum();
+                    let products = (0..k).map(|at| f64::from(a[row * lda + at]) * f64::from(b[column * ldb + at]));
+                    let exact: f64 = products.sum();
                     assert!((f64::from(found) - exact).abs() < 1e-5, "{m} {n} {k}: {found}, not {exact}");
                 }
                 assert_eq!(found[n..], before[n..]);

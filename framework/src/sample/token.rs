@@ -114,13 +114,28 @@ impl TokenSampler {
         TokenGenerator { sampler: self.clone(), random: Pcg64Mcg::seed_from_u64(seed) }
     }
 
-    /// A logit after the bias and the penalties of its token, which was generated `count` times if it occurred.
-    fn penalised(&self, token: u32, logit: f32, count: Option<&f32>) -> f32 {
-        let logit = logit + self.logit_bias.get(&token).unwrap_or(&0.0);
-        let Some(&count) = count else { return logit };
+    /// A logit after the penalties of its token, which was generated `count` times and may be of the prompt.
+    fn penalised(&self, logit: f32, count: f32) -> f32 {
         let repeated = if logit > 0.0 { logit / self.repetition_penalty } else { logit * self.repetition_penalty };
         let present = if count > 0.0 { self.presence_penalty } else { 0.0 };
         repeated - self.frequency_penalty * count - present
+    }
+
+    /// Tokens with their logits after biases and penalties.
+    fn adjusted(&self, logits: &[f32], history: History<'_>) -> Vec<(u32, f32)> {
+        let mut tokens: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+        let mut adjust = |token: u32, change: &dyn Fn(f32) -> f32| {
+            if let Some((_, logit)) = tokens.get_mut(token as usize) {
+                *logit = change(*logit);
+            }
+        };
+        for (&token, bias) in &self.logit_bias {
+            adjust(token, &|logit| logit + bias);
+        }
+        for (token, count) in history.counts() {
+            adjust(token, &|logit| self.penalised(logit, count));
+        }
+        tokens
     }
 
     /// The tokens that may be chosen, likeliest first, with their probabilities. A logit of −∞ is of a token that may
@@ -129,14 +144,8 @@ impl TokenSampler {
     /// # Errors
     /// When no logit is a number.
     pub fn distribution(&self, logits: &[f32], history: History<'_>) -> Result<Vec<(u32, f32)>> {
-        let counts = history.counts();
-        let penalise = |(token, &logit): (usize, &f32)| {
-            let token = token as u32;
-            (token, self.penalised(token, logit, counts.get(&token)))
-        };
-        let possible = |&(_, logit): &(u32, f32)| !logit.is_nan() && logit != f32::NEG_INFINITY;
-        let numbers = logits.iter().enumerate().map(penalise).filter(possible);
-        let mut tokens: Vec<(u32, f32)> = numbers.collect();
+        let mut tokens = self.adjusted(logits, history);
+        tokens.retain(|(_, logit)| !logit.is_nan() && *logit != f32::NEG_INFINITY);
         let highest = tokens.iter().map(|&(_, logit)| logit).fold(f32::NEG_INFINITY, f32::max);
         if !highest.is_finite() {
             return Err(Error::NotFinite { stage: "logits".into() });

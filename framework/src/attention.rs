@@ -2,7 +2,7 @@
 
 use crate::{
     AnyNorm, AnyPosition, Cond, Error, Init, KvCache, Linear, Lowered, Module, Norm, Param, Position, Result, call,
-    cuda::Packed, host, math, memory, position::Angles, tap,
+    cuda::Matrix, host, math, memory, position::Angles, tap,
 };
 use mlx_rs::{Array, fast, ops};
 
@@ -127,8 +127,8 @@ fn of_one_token(layers: [&Linear; 3], x: &Array, context: &Array) -> Result<Opti
     if !std::ptr::eq(x, context) {
         return Ok(None);
     }
-    match Linear::packed_for(layers, x)? {
-        Some([q, k, v]) if q.is_like(&k) && q.is_like(&v) => Packed::products(x, [&q, &k, &v]).map(Some),
+    match Linear::matrices_for(layers, x)? {
+        Some([q, k, v]) if q.is_like(&k) && q.is_like(&v) => Matrix::products(x, [&q, &k, &v]).map(Some),
         _ => Ok(None),
     }
 }

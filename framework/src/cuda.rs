@@ -4,7 +4,7 @@ mod hidden;
 mod matvec;
 
 pub(crate) use hidden::{Chosen, hidden};
-pub(crate) use matvec::{Packed, THREADS};
+pub(crate) use matvec::{Matrix, THREADS};
 
 use crate::{Array, Dtype, Error, Result, memory};
 use mlx_rs::Stream;

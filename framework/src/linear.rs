@@ -1,6 +1,6 @@
 //! The linear layer, and the adapters that it may carry.
 
-use crate::{Init, Leaf, LeafMut, Module, Param, Result, Route, Weight, cuda::Packed, tap};
+use crate::{Init, Leaf, LeafMut, Module, Param, Result, Route, Weight, cuda::Matrix, tap};
 use mlx_rs::Array;
 use std::collections::BTreeMap;
 
@@ -45,15 +45,15 @@ impl Linear {
         self.adapters.values().try_fold(y, |y, adapter| adapter.apply(x, y, None))
     }
 
-    /// Packed matrices of layers that one row `[…, in]` goes through at once, where there are kernels for that, each layer
+    /// The matrices of layers that one row `[…, in]` goes through at once, where there are kernels for that, each layer
     /// is its matrix alone, and nobody wants to see what each of them makes.
-    pub(crate) fn packed_for<const N: usize>(layers: [&Self; N], x: &Array) -> Result<Option<[Packed; N]>> {
+    pub(crate) fn matrices_for<const N: usize>(layers: [&Self; N], x: &Array) -> Result<Option<[Matrix; N]>> {
         let columns = x.shape().last().copied().unwrap_or_default();
         if x.size() as i32 != columns || tap::is_watched() || !layers.iter().all(|layer| layer.is_bare()) {
             return Ok(None);
         }
-        let packed = layers.iter().map(|layer| Packed::of(&layer.weight, x)).collect::<Result<Option<Vec<_>>>>()?;
-        Ok(packed.and_then(|packed| packed.try_into().ok()))
+        let matrices = layers.iter().map(|layer| Matrix::of(&layer.weight, x)).collect::<Result<Option<Vec<_>>>>()?;
+        Ok(matrices.and_then(|matrices| matrices.try_into().ok()))
     }
 
     /// Whether it is its matrix alone.

@@ -1,6 +1,6 @@
 //! How a matrix is stored. Linear layers and embeddings hold one, so that no model mentions quantisation.
 
-use crate::{Error, Module, Param, Result, Route, cuda::Packed, math, memory, tap};
+use crate::{Error, Module, Param, Result, Route, cuda::Matrix, math, memory, tap};
 use mlx_rs::{Array, Dtype, ops};
 
 /// From how many rows on a product unpacks a packed matrix, where that pays.
@@ -59,22 +59,24 @@ impl Affine {
 impl Weight {
     /// `x Wᵀ`: `[…, columns]` → `[…, rows]`, plus the bias `[rows]` if there is one.
     pub fn matmul(&self, x: &Array, bias: Option<&Param>) -> Result<Array> {
-        let packed = match self {
-            Self::Dense(weight) => return dense(x, &weight.get(), bias),
-            Self::Affine(packed) => packed,
-        };
-        if let Some(unpacked) = packed.unpacked_for(x)? {
-            return dense(x, &unpacked, bias);
-        }
-        let is_row = x.size() == math::last(x)? as usize;
-        let y = match if is_row { Packed::of(self, x)? } else { None } {
-            Some(matrix) => matrix.product(x, None)?,
-            None => {
-                let (weight, scales, biases) = (packed.weight.get(), packed.scales.get(), packed.biases.get());
-                ops::quantized_matmul(x, weight, scales, &biases, true, packed.group, packed.bits)?
-            }
+        let y = match (self.for_row(x, bias)?, self) {
+            (Some(matrix), _) => matrix.product(x, None)?,
+            (None, Self::Dense(weight)) => return dense(x, &weight.get(), bias),
+            (None, Self::Affine(packed)) => match packed.unpacked_for(x)? {
+                Some(unpacked) => return dense(x, &unpacked, bias),
+                None => {
+                    let (weight, scales, biases) = (packed.weight.get(), packed.scales.get(), packed.biases.get());
+                    ops::quantized_matmul(x, weight, scales, &biases, true, packed.group, packed.bits)?
+                }
+            },
         };
         bias.map_or(Ok(y.clone()), |bias| Ok(y.add(bias.get())?))
+    }
+
+    /// For a product with one row by a kernel of ours, if there is one; dense products with a bias round once by themselves.
+    fn for_row(&self, x: &Array, bias: Option<&Param>) -> Result<Option<Matrix>> {
+        let rounds_once = matches!(self, Self::Dense(_)) && bias.is_some();
+        if rounds_once || x.size() != math::last(x)? as usize { Ok(None) } else { Matrix::of(self, x) }
     }
 
     /// `x Wᵀ` with the matrix of a stack that each row of `x` is sent to: `[…, columns]` → `[…, rows]`. The axes of `x`
@@ -82,7 +84,7 @@ impl Weight {
     pub fn gather(&self, x: &Array, route: &Route) -> Result<Array> {
         if let ([rows, _], [of], false) = (x.shape(), route.indices.shape(), route.sorted)
             && rows == of
-            && let Some(packed) = Packed::of(self, x)?
+            && let Some(packed) = Matrix::of(self, x)?
         {
             return packed.product(x, Some(&route.indices));
         }

@@ -1,7 +1,7 @@
 // y[b, n] = a(x[t] · gate[e, n]) · (x[t] · up[e, n]) for e = index[b], one of the CHOSEN of the token t = b / CHOSEN. A warp makes
 // ROWS rows of both. Without GATHER, index is any array.
 const int N = gate_shape[AXES - 2];
-const int chunks = gate_shape[AXES - 1] / 4;
+const int chunks = gate_shape[AXES - 1] / STORED<BITS>;
 const int lane = threadIdx.x % 32;
 const int row = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * ROWS;
 if (row >= N) return;

@@ -1,6 +1,6 @@
 // y[b, n] = Σ_k x[b, k] · W[index(b), n, k]. A warp makes ROWS rows of y. Without GATHER, index is any array.
 const int N = w_shape[AXES - 2];
-const int chunks = w_shape[AXES - 1] / 4;
+const int chunks = w_shape[AXES - 1] / STORED<BITS>;
 const int row = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * ROWS;
 if (row >= N) return;
 const int b = blockIdx.y;

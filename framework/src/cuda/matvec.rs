@@ -1,5 +1,5 @@
-//! Products of a packed matrix and a vector on CUDA: what generating tokens spends its time on. MLX has a kernel too,
-//! which adds numbers of 16 bits up in 16 bits and takes twice the time.
+//! Products of a matrix and a vector on CUDA: what generating tokens spends its time on. MLX's kernel for packed ones adds
+//! numbers of 16 bits up in 16 bits and takes twice the time.
 
 use super::{Call, Constant, Kernel, is_usable, source};
 use crate::{Array, Dtype, Result, Weight, math, storage::Affine};
@@ -15,6 +15,8 @@ const MATVEC: Kernel = Kernel {
 
 /// Warps of a block.
 const WARPS: i32 = 4;
+/// Columns that come together at least: 16 bytes of the narrowest numbers.
+const ALIGNED: i32 = 32;
 /// Threads of a block.
 pub(crate) const THREADS: i32 = WARPS * 32;
 
@@ -27,13 +29,13 @@ const THREE: Kernel = Kernel {
     body: source!("three.cu"),
 };
 
-/// A packed matrix `[N, K]`, or a stack `[E, N, K]`, that the kernels take.
-pub(crate) struct Packed {
-    /// Integers in words of 32 bits, `[…, N, K · bits / 32]`.
+/// A matrix `[N, K]`, or a stack `[E, N, K]`, that the kernels take.
+pub(crate) struct Matrix {
+    /// Integers in words of 32 bits, `[…, N, K · bits / 32]`, or numbers of 16 bits, `[…, N, K]`.
     pub words: Array,
-    /// For each group.
+    /// For each group; of numbers, any array.
     pub scales: Array,
-    /// For each group.
+    /// For each group; of numbers, any array.
     pub biases: Array,
     /// N, how many numbers a product has.
     pub rows: i32,
@@ -43,25 +45,37 @@ pub(crate) struct Packed {
     bits: i32,
 }
 
-impl Packed {
-    /// A matrix for products with rows `[…, K]`. Nothing where there is no kernel for it: elsewhere than on CUDA, in other
-    /// dtypes and widths, under a gradient.
+impl Matrix {
+    /// A matrix for products with rows `[…, K]` of 16 bits. Nothing where there is no kernel for it: elsewhere than on CUDA, in
+    /// other dtypes and widths, under a gradient.
     pub fn of(weight: &Weight, x: &Array) -> Result<Option<Self>> {
-        let Weight::Affine(Affine { weight: words, scales, biases, group, bits }) = weight else { return Ok(None) };
-        if !is_usable()? {
+        let narrow = matches!(x.dtype(), Dtype::Bfloat16 | Dtype::Float16) && weight.dtype() == x.dtype();
+        if !narrow || !is_usable()? {
             return Ok(None);
         }
-        let (words, scales, biases) = (words.get(), scales.get(), biases.get());
-        let ([rows, width] | [_, rows, width]) = *words.shape() else { return Ok(None) };
         let columns = math::last(x)?;
-        let fits = width.checked_mul(32).is_some_and(|all| all == columns.saturating_mul(*bits))
-            && columns % group == 0
-            && columns > 0;
-        let narrow = matches!(x.dtype(), Dtype::Bfloat16 | Dtype::Float16) && scales.dtype() == x.dtype();
-        if !fits || !narrow || ![4, 8].contains(bits) || group % 32 != 0 {
-            return Ok(None);
-        }
-        Ok(Some(Self { words, scales, biases, rows, columns, group: *group, bits: *bits }))
+        let (matrix, width) = match weight {
+            Weight::Dense(numbers) => {
+                let words = numbers.get();
+                if !lies_row_by_row(&words) {
+                    return Ok(None);
+                }
+                let (scales, biases) = (words.clone(), words.clone());
+                (Self { words, scales, biases, rows: 0, columns, group: ALIGNED, bits: 16 }, columns)
+            }
+            &Weight::Affine(Affine { ref weight, ref scales, ref biases, group, bits }) if [4, 8].contains(&bits) => {
+                let (words, scales, biases) = (weight.get(), scales.get(), biases.get());
+                let width = columns.checked_mul(bits).map_or(-1, |all| all / 32);
+                (Self { words, scales, biases, rows: 0, columns, group, bits }, width)
+            }
+            Weight::Affine(_) => return Ok(None),
+        };
+        let rows = match *matrix.words.shape() {
+            [rows, found] | [_, rows, found] if found == width => rows,
+            _ => return Ok(None),
+        };
+        let whole = columns > 0 && columns % matrix.group == 0 && matrix.group % ALIGNED == 0;
+        Ok(whole.then_some(Self { rows, ..matrix }))
     }
 
     /// Whether one kernel does for both, but for how many rows they have.
@@ -124,6 +138,16 @@ impl Packed {
     }
 }
 
+/// Whether a kernel need not copy it first.
+fn lies_row_by_row(x: &Array) -> bool {
+    let mut step = 1;
+    x.shape().iter().zip(x.strides()).rev().all(|(&length, &stride)| {
+        let lies = length == 1 || stride == step;
+        step *= length.max(1) as usize;
+        lies
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,13 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn one_token_attends_by_packed_projections_as_by_the_unpacked() {
+    fn one_token_is_projected_in_16_bits_or_fewer_as_in_32() {
         let mut init = Init::new(dtype(), 8);
-        for bits in [4, 8] {
+        for bits in [None, Some(4), Some(8)] {
             // Of numbers of rows that end within a block.
             let sizes = Heads { heads: 6, kv_heads: 2, head_dim: 17 };
             let mut qkv = Qkv::separate(&sizes, 128, false, &mut init).unwrap();
-            on_linears(&mut qkv, |_, linear| linear.weight.quantise(64, bits)).unwrap();
+            let pack = |bits| on_linears(&mut qkv, |_, linear| linear.weight.quantise(64, bits));
+            bits.map_or(Ok(()), pack).unwrap();
             let x = init.normal(&[1, 1, 128], 3.0).unwrap().get();
             let project = |qkv: &Qkv, x: &Array| {
                 let Projected { q, kv } = qkv.project(x, x, &sizes).unwrap();
@@ -180,10 +205,11 @@ mod tests {
             };
             let narrow = project(&qkv, &x);
             on_linears(&mut qkv, |_, linear| linear.weight.dequantise(Dtype::Float32)).unwrap();
+            crate::train::cast(&qkv, Dtype::Float32, |_| true).unwrap();
             let wide = project(&qkv, &x.as_dtype(Dtype::Float32).unwrap());
             for (narrow, wide) in narrow.iter().zip(&wide) {
                 assert_eq!((narrow.shape(), narrow.dtype()), (wide.shape(), dtype()));
-                assert!(apart(narrow, wide) < 0.01, "{bits}");
+                assert!(apart(narrow, wide) < 0.01, "{bits:?}");
             }
         }
     }

@@ -2,6 +2,10 @@
 template <int BITS>
 constexpr int V = 128 / BITS;
 
+// As many elements of their array: words of 32 bits, or numbers as they are.
+template <int BITS>
+constexpr int STORED = BITS == 16 ? 8 : 4;
+
 // V numbers of x in f32; returns their sum.
 template <typename T, int BITS>
 __device__ float widen(const uint4* from, float* to) {
@@ -19,7 +23,7 @@ __device__ float widen(const uint4* from, float* to) {
   return sum;
 }
 
-// Rows of integers with a scale and a bias for each GROUP of them.
+// Rows of numbers of 16 bits, or of integers with a scale and a bias for each GROUP of them.
 template <typename T, int BITS, int GROUP>
 struct Packed {
   const uint4* words;
@@ -28,16 +32,22 @@ struct Packed {
   // How many times V numbers make a row.
   int chunks;
 
-  __device__ Packed(const unsigned* words, const T* scales, const T* biases, int chunks)
-      : words(reinterpret_cast<const uint4*>(words)), scales(scales), biases(biases), chunks(chunks) {}
+  __device__ Packed(const void* words, const T* scales, const T* biases, int chunks)
+      : words(static_cast<const uint4*>(words)), scales(scales), biases(biases), chunks(chunks) {}
 
   __device__ uint4 read(size_t row, int chunk) const { return __ldcs(words + row * chunks + chunk); }
 
   // What was read there, times numbers of that sum.
   __device__ float dot(uint4 read, size_t row, int chunk, const float* xs, float sum) const {
+    float dot = 0;
+    if constexpr (BITS == 16) {
+      const T* numbers = reinterpret_cast<const T*>(&read);
+#pragma unroll
+      for (int j = 0; j < V<BITS>; j++) dot += float(numbers[j]) * xs[j];
+      return dot;
+    }
     constexpr int P = 32 / BITS;
     const unsigned part[4] = {read.x, read.y, read.z, read.w};
-    float dot = 0;
 #pragma unroll
     for (int j = 0; j < V<BITS>; j++) dot += float((part[j / P] >> (j % P * BITS)) & ((1u << BITS) - 1)) * xs[j];
     const size_t group = (row * chunks + chunk) * V<BITS> / GROUP;

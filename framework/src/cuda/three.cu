@@ -1,6 +1,6 @@
 // One row x times three matrices of as many columns. Blocks are dealt out to them in turn; a warp makes ROWS rows.
 const int each = ROWS * (blockDim.x / 32);
-const int chunks = a_shape[1] / 4;
+const int chunks = a_shape[1] / STORED<BITS>;
 int block = blockIdx.x;
 int N = a_shape[0];
 Packed<T, BITS, GROUP> matrix(a, a_scales, a_biases, chunks);

@@ -3,7 +3,7 @@
 use super::{Choice, Experts, Router, Routing, Scoring};
 use crate::{
     Array, Dtype, Result, Stacked,
-    cuda::{self, Call, Chosen, Constant, Kernel, Packed, THREADS, hidden, source},
+    cuda::{self, Call, Chosen, Constant, Kernel, Matrix, THREADS, hidden, source},
     math, tap,
 };
 
@@ -61,19 +61,19 @@ impl Router {
 
 impl Experts {
     /// What [`forward`](Self::forward) computes, or nothing where there is no kernel for that: under eyes that want to see
-    /// each layer, and where a layer is not packed, or has more than its matrices.
+    /// each layer, and where a layer has more than its matrices.
     pub(super) fn on_cuda(&self, x: &Array, routing: &Routing) -> Result<Option<Array>> {
         let Self { gate, up, down, activation } = self;
         let [tokens, top_k] = math::shape(&routing.indices)?;
         if tap::is_watched() || ![gate, up, down].into_iter().all(|layer| layer.linear().is_bare()) {
             return Ok(None);
         }
-        let packed = |layer: &Stacked, x: &Array| Packed::of(&layer.linear().weight, x);
-        let (Some(gate), Some(up)) = (packed(gate, x)?, packed(up, x)?) else { return Ok(None) };
+        let matrix = |layer: &Stacked, x: &Array| Matrix::of(&layer.linear().weight, x);
+        let (Some(gate), Some(up)) = (matrix(gate, x)?, matrix(up, x)?) else { return Ok(None) };
         let index = &routing.indices.flatten(None, None)?;
         let chosen = Chosen { index, chosen: top_k };
         let Some(hidden) = hidden(x, [&gate, &up], *activation, Some(&chosen))? else { return Ok(None) };
-        let Some(down) = packed(down, &hidden)? else { return Ok(None) };
+        let Some(down) = matrix(down, &hidden)? else { return Ok(None) };
         let [y] = WEIGHTED.run(&Call {
             inputs: &[&hidden, &down.words, &down.scales, &down.biases, index, &routing.weights],
             outputs: [(&[tokens, down.rows], x.dtype())],

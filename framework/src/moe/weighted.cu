@@ -1,7 +1,7 @@
 // y[t, n] = Σ_b weights[b] · (x[b] · w[index[b], n]) over the CHOSEN experts b of the token t. A warp makes ROWS rows of y, and
 // goes over all experts' rows as if they were one.
 const int N = w_shape[AXES - 2];
-const int chunks = w_shape[AXES - 1] / 4;
+const int chunks = w_shape[AXES - 1] / STORED<BITS>;
 const int lane = threadIdx.x % 32;
 const int row = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * ROWS;
 if (row >= N) return;

@@ -798,10 +798,23 @@ fn lists() -> Vec<Case> {
         "Two ids", "zoo models qwen3-8b qwen3-4b", fine;
         "An option that the list does not have", "zoo models --all", fine;
         "One model and the table of all", "zoo models qwen3-8b --markdown", fine;
+        "An option of the list that is misspelt", "zoo models --markdwon", fine;
         "A shell that is unknown", "zoo completions cmd", fine;
+        "A shell in capitals", "zoo completions BASH", fine;
+        "An empty shell", "zoo completions ''", fine;
         "No shell", "zoo completions", fine;
         "Two shells", "zoo completions bash zsh", fine;
+        "A shell by an option", "zoo completions --shell bash", fine;
+        "A file for completions, which go to standard output", "zoo completions bash --out zoo.bash", fine;
+        "Completions with a value for what takes none", "zoo completions bash --help=yes", fine;
         "A model where none is asked about", "zoo doctor qwen3-8b", fine;
+        "An empty model where none is asked about", "zoo doctor ''", fine;
+        "An option that only other commands have", "zoo doctor --memory 4", fine;
+        "An option cut short", "zoo doctor --json", fine;
+        "An option that is misspelt", "zoo doctor --jason-events", fine;
+        "A letter that is no option", "zoo doctor -v", fine;
+        "A value for what takes none", "zoo doctor --help=yes", fine;
+        "The files of a model where none is asked about", "zoo doctor --model DIR/snapshot", fine;
     ]
 }
 

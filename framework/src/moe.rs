@@ -383,6 +383,21 @@ mod tests {
         assert!(math::read::<f32>(&routing.weights).unwrap().iter().all(|weight| (weight - 1.0 / 3.0).abs() < 1e-6));
     }
 
+    #[test]
+    fn of_many_experts_the_best_are_chosen() {
+        let linear = Linear::new(DIM, 70, false, &mut Init::new(Dtype::Float32, 13)).unwrap();
+        let choice = Choice { top_k: 6, ..CHOICE };
+        let router = Router { linear, correction: None, choice, accumulate: None };
+        let routing = router.forward(&tokens(&[4, DIM])).unwrap();
+        let (logits, indices) =
+            (math::read::<f32>(&routing.logits).unwrap(), math::read::<u32>(&routing.indices).unwrap());
+        for (logits, indices) in logits.chunks(70).zip(indices.chunks(6)) {
+            let mut order: Vec<u32> = (0..70).collect();
+            order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+            assert_eq!(indices, &order[..6]);
+        }
+    }
+
     /// What is computed with not-a-number is not a number, multiplied by nothing or not.
     #[test]
     fn experts_that_no_token_chooses_are_not_evaluated() {

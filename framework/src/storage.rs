@@ -84,9 +84,9 @@ impl Weight {
     pub fn gather(&self, x: &Array, route: &Route) -> Result<Array> {
         if let ([rows, _], [of], false) = (x.shape(), route.indices.shape(), route.sorted)
             && rows == of
-            && let Some(packed) = Matrix::of(self, x)?
+            && let Some(stack) = Matrix::of(self, x)?
         {
-            return packed.product(x, Some(&route.indices));
+            return stack.product(x, Some(&route.indices));
         }
         // A new axis would have a step of one, which CUDA's kernel for sorted rows takes for the distance of rows.
         let (leading, columns) = x.shape().split_at(x.ndim().saturating_sub(1));

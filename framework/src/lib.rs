@@ -43,6 +43,7 @@ mod modulation;
 mod module;
 mod moe;
 mod norm;
+mod pace;
 mod param;
 mod position;
 mod relative;
@@ -81,6 +82,7 @@ pub use modulation::{
 pub use module::{Leaf, LeafMut, Module, params, walk, walk_mut};
 pub use moe::{Choice, ExpertSizes, Experts, Moe, Router, Routing, Scoring, SharedExpert};
 pub use norm::{AcrossHeads, AnyNorm, GroupNorm, LayerNorm, Norm, RmsNorm};
+pub use pace::Pace;
 pub use param::{Init, Param};
 pub use position::{Angle, Angles, AnyPosition, Axes, Layout, Position, Positions, Rope, Scaling};
 pub use relative::RelativeBias;

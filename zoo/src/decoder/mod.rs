@@ -11,8 +11,8 @@ pub use spec::{Biases, DecoderSpec, LayerKind, Mixture, Wiring};
 
 use crate::task::CausalLm;
 use framework::{
-    AngleTable, Angles, Array, At, Block, Embedding, Error, KvCache, Linear, Lowered, Mask, Norm, Positions, Result,
-    RmsNorm, Rope, Sandwich, call, math, memory::Pace, module,
+    AngleTable, Angles, Array, At, Block, Embedding, Error, KvCache, Linear, Lowered, Mask, Norm, Pace, Positions,
+    Result, RmsNorm, Rope, Sandwich, call, math, module,
 };
 
 /// A decoder-only transformer over tokens (<https://arxiv.org/abs/1706.03762>).

@@ -127,7 +127,7 @@ fn of_one_token(layers: [&Linear; 3], x: &Array, context: &Array) -> Result<Opti
     if !std::ptr::eq(x, context) {
         return Ok(None);
     }
-    match Linear::matrices_for(layers, x)? {
+    match Linear::matrices_for_row(layers, x)? {
         Some([q, k, v]) if q.is_like(&k) && q.is_like(&v) => Matrix::products(x, [&q, &k, &v]).map(Some),
         _ => Ok(None),
     }

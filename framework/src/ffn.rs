@@ -112,7 +112,7 @@ impl Glu {
 
     /// `a(W_g x) ∘ W₁ x`, where there is a kernel for that.
     fn of_one_token(&self, x: &Array) -> Result<Option<Array>> {
-        match Linear::matrices_for([&self.gate, &self.up], x)? {
+        match Linear::matrices_for_row([&self.gate, &self.up], x)? {
             Some([gate, up]) => hidden(x, [&gate, &up], self.activation, None),
             None => Ok(None),
         }

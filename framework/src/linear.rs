@@ -1,6 +1,6 @@
 //! The linear layer, and the adapters that it may carry.
 
-use crate::{Init, Leaf, LeafMut, Module, Param, Result, Route, Weight, cuda::Matrix, tap};
+use crate::{Init, Leaf, LeafMut, Module, Param, Result, Route, Weight, cuda::Matrix, math, tap};
 use mlx_rs::Array;
 use std::collections::BTreeMap;
 
@@ -45,20 +45,20 @@ impl Linear {
         self.adapters.values().try_fold(y, |y, adapter| adapter.apply(x, y, None))
     }
 
-    /// The matrices of layers that one row `[…, in]` goes through at once, where there are kernels for that, each layer
-    /// is its matrix alone, and nobody wants to see what each of them makes.
-    pub(crate) fn matrices_for<const N: usize>(layers: [&Self; N], x: &Array) -> Result<Option<[Matrix; N]>> {
-        let columns = x.shape().last().copied().unwrap_or_default();
-        if x.size() as i32 != columns || tap::is_watched() || !layers.iter().all(|layer| layer.is_bare()) {
+    /// The matrices of layers for kernels of ours, where there are some for rows like those of `x`, each layer is its matrix
+    /// alone, and nobody wants to see what each of them makes.
+    pub(crate) fn matrices<const N: usize>(layers: [&Self; N], x: &Array) -> Result<Option<[Matrix; N]>> {
+        let is_bare = |layer: &&Self| layer.bias.is_none() && layer.adapters.is_empty();
+        if tap::is_watched() || !layers.iter().all(is_bare) {
             return Ok(None);
         }
         let matrices = layers.iter().map(|layer| Matrix::of(&layer.weight, x)).collect::<Result<Option<Vec<_>>>>()?;
         Ok(matrices.and_then(|matrices| matrices.try_into().ok()))
     }
 
-    /// Whether it is its matrix alone.
-    pub(crate) fn is_bare(&self) -> bool {
-        self.bias.is_none() && self.adapters.is_empty()
+    /// [`matrices`](Self::matrices) that one row `[…, in]` goes through at once.
+    pub(crate) fn matrices_for_row<const N: usize>(layers: [&Self; N], x: &Array) -> Result<Option<[Matrix; N]>> {
+        if math::is_row(x)? { Self::matrices(layers, x) } else { Ok(None) }
     }
 }
 

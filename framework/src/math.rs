@@ -66,6 +66,11 @@ pub fn last(x: &Array) -> Result<i32> {
     x.shape().last().copied().ok_or_else(|| Error::argument("shape", "a scalar where features are expected"))
 }
 
+/// Whether it is one row: `[…, D]` with nothing but ones before the last axis.
+pub(crate) fn is_row(x: &Array) -> Result<bool> {
+    Ok(x.size() == last(x)? as usize)
+}
+
 /// The elements `start..end` along an axis (negative axes count from the end).
 pub fn slice(x: &Array, axis: i32, start: i32, end: i32) -> Result<Array> {
     let place = positive(axis, x.ndim())?;

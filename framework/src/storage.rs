@@ -76,7 +76,7 @@ impl Weight {
     /// For a product with one row by a kernel of ours, if there is one; dense products with a bias round once by themselves.
     fn for_row(&self, x: &Array, bias: Option<&Param>) -> Result<Option<Matrix>> {
         let rounds_once = matches!(self, Self::Dense(_)) && bias.is_some();
-        if rounds_once || x.size() != math::last(x)? as usize { Ok(None) } else { Matrix::of(self, x) }
+        if rounds_once || !math::is_row(x)? { Ok(None) } else { Matrix::of(self, x) }
     }
 
     /// `x Wᵀ` with the matrix of a stack that each row of `x` is sent to: `[…, columns]` → `[…, rows]`. The axes of `x`

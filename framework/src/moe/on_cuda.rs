@@ -2,9 +2,9 @@
 
 use super::{Choice, Experts, Router, Routing, Scoring};
 use crate::{
-    Array, Dtype, Result, Stacked,
-    cuda::{self, Call, Chosen, Constant, Kernel, Matrix, THREADS, hidden, source},
-    math, tap,
+    Array, Dtype, Linear, Result,
+    cuda::{self, Call, Chosen, Constant, Kernel, THREADS, hidden, source},
+    math,
 };
 
 const ROUTE: Kernel = Kernel {
@@ -65,15 +65,11 @@ impl Experts {
     pub(super) fn on_cuda(&self, x: &Array, routing: &Routing) -> Result<Option<Array>> {
         let Self { gate, up, down, activation } = self;
         let [tokens, top_k] = math::shape(&routing.indices)?;
-        if tap::is_watched() || ![gate, up, down].into_iter().all(|layer| layer.linear().is_bare()) {
-            return Ok(None);
-        }
-        let matrix = |layer: &Stacked, x: &Array| Matrix::of(&layer.linear().weight, x);
-        let (Some(gate), Some(up)) = (matrix(gate, x)?, matrix(up, x)?) else { return Ok(None) };
+        let Some([gate, up]) = Linear::matrices([gate.linear(), up.linear()], x)? else { return Ok(None) };
         let index = &routing.indices.flatten(None, None)?;
         let chosen = Chosen { index, chosen: top_k };
         let Some(hidden) = hidden(x, [&gate, &up], *activation, Some(&chosen))? else { return Ok(None) };
-        let Some(down) = matrix(down, &hidden)? else { return Ok(None) };
+        let Some([down]) = Linear::matrices([down.linear()], &hidden)? else { return Ok(None) };
         let [y] = WEIGHTED.run(&Call {
             inputs: &[&hidden, &down.words, &down.scales, &down.biases, index, &routing.weights],
             outputs: [(&[tokens, down.rows], x.dtype())],
